@@ -1,0 +1,1 @@
+"""The simulated world: users, items, a funnel, logs and the truth behind them."""

@@ -1,0 +1,1 @@
+"""Metrics over whole candidate sets, and the statistics of their differences."""

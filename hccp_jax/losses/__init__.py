@@ -1,0 +1,1 @@
+"""Pure loss kernels: functions of arrays, with the list on the last axis."""

@@ -1,0 +1,1 @@
+"""One file a published system: towers and kernels combined into one global loss."""

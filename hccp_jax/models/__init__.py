@@ -1,0 +1,1 @@
+"""Flax (Linen) modules; the rest of the package sees only init and apply."""

@@ -1,0 +1,1 @@
+"""One axis-agnostic step, its wrappers, and the loop around them."""
