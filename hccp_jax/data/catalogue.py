@@ -1,0 +1,71 @@
+"""Tables of item and user features, looked up by id when a batch is used: logs store ids, not copies of features."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from hccp_jax.data.requests import RequestBatch
+
+
+@struct.dataclass
+class Catalogue:
+    """Feature tables; row 0 of each is padding. Always an argument of a jitted function, never a captured constant.
+
+    Attributes:
+        users: "categorical" [users, C] int32 (fields share one vocabulary, already offset; 0 = unknown) and "dense"
+            [users, D] float32; either may be absent.
+        items: the same for items, [items, ...].
+        daily: [days, items, S] float32 item statistics known when a day begins, or None.
+    """
+
+    users: dict[str, jax.Array]
+    items: dict[str, jax.Array]
+    daily: jax.Array | None = None
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Static sizes that a model needs to be built. Vocabularies include the padding id 0.
+
+    Attributes:
+        users: rows of the user id table.
+        items: rows of the item id table.
+        user_categories: size of the shared vocabulary of all categorical user fields.
+        item_categories: the same for items.
+        tasks: names of the feedback labels, the first one is the click.
+        history_groups: G, the ways history is pooled.
+        cross: F, user-times-item features; 0 for none.
+    """
+
+    users: int
+    items: int
+    user_categories: int
+    item_categories: int
+    tasks: tuple[str, ...]
+    history_groups: int
+    cross: int
+
+
+def attach(batch: RequestBatch, catalogue: Catalogue) -> RequestBatch:
+    """Add the catalogue's features to a stored batch.
+
+    Items gain "categorical" [U, K, C] and "dense" [U, K, D(+S)], history gains "categorical" [U, H, C], the user gains
+    "categorical" [U, C] and "dense" [U, D]; dense user features already in the batch are kept and come first. Where the
+    catalogue has daily tables, `user["day"]` [U] int32 chooses the row and the statistics are appended to "dense".
+    """
+    ids, user_ids = batch.items["id"], batch.user["id"]
+    items = batch.items | {name: table[ids] for name, table in catalogue.items.items()}
+    if catalogue.daily is not None:
+        statistics = catalogue.daily[batch.user["day"][:, None], ids]
+        parts = [items["dense"], statistics] if "dense" in items else [statistics]
+        items["dense"] = jnp.concatenate(parts, axis=-1)
+    history = dict(batch.history)
+    if "categorical" in catalogue.items:
+        history["categorical"] = catalogue.items["categorical"][history["id"]]
+    user = dict(batch.user)
+    for name, table in catalogue.users.items():
+        rows = table[user_ids]
+        user[name] = jnp.concatenate([user[name], rows], axis=-1) if name in user else rows
+    return batch.replace(items=items, history=history, user=user)
