@@ -1,0 +1,285 @@
+"""What the simulated cascade writes: list-wise training requests, and held-out requests with every candidate."""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from hccp_jax.cascade import funnel, ranker
+from hccp_jax.cascade.world import CONTENT, RECENT, World, WorldConfig, build_world
+from hccp_jax.config import field
+from hccp_jax.data import hashing, sampling
+from hccp_jax.data.catalogue import Catalogue, FeatureSpec
+from hccp_jax.data.requests import RequestBatch, Stage
+
+TASKS = ("click", "purchase")
+# Streams of request numbers never overlap: what is held out stays held out.
+STREAMS = {"frequency": 0, "evaluation": 1, "bootstrap": 2, "validation": 3}
+_FIRST_TRAINING_STREAM = 8
+_STREAM_BITS = 25
+MAX_SEED = (1 << (31 - _STREAM_BITS)) - 1 - _FIRST_TRAINING_STREAM
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How many samples of each level a list holds (HCCP 4.1.4)."""
+
+    sequence: int = field(35, "M: items of the ranking sequence, impressions included", at_least=10)
+    borders: tuple[int, ...] = field((), "chunk borders in ranking positions; empty: the paper's, scaled", at_least=1)
+    rates: tuple[float, ...] = field(
+        (), "share drawn from each chunk; empty: five items a chunk", at_least=0, at_most=1
+    )
+    preranked: int = field(15, "N3 items of the pre-ranking sequence", at_least=1)
+    pool: int = field(10, "N5 items of the pool", at_least=1)
+    clicked_only: bool = field(True, "train on requests with a click, as a click-keyed log would hold")
+
+    def chunks(self, n_ranked: int) -> sampling.Chunks:
+        """The chunks of the ranking order for a ranker that scores n_ranked items."""
+        if not self.borders:
+            return sampling.scaled_chunks(n_ranked, self.sequence // 7)
+        return sampling.chunks_from_rates(self.borders, self.rates)
+
+
+def request_ids(stream: int, first: jax.Array | int, count: int) -> jax.Array:
+    """[count] int32 request numbers of a stream."""
+    return (stream << _STREAM_BITS) + first + jnp.arange(count, dtype=jnp.int32)
+
+
+def training_stream(seed: int) -> int:
+    """The stream of fresh requests that one training seed sees."""
+    if not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"training seed {seed} outside 0..{MAX_SEED}")
+    return _FIRST_TRAINING_STREAM + seed
+
+
+def catalogue(world: World, config: WorldConfig) -> Catalogue:
+    """The observable part of the world."""
+    statistics = [world.appeal[:, None], world.price[:, None]]
+    if config.observe_popularity:
+        statistics.append(world.log_popularity[:, None])
+    # category 0 is the padding row's, so real categories begin at 1
+    category = jnp.where(jnp.arange(config.items + 1) > 0, world.category + 1, 0)
+    return Catalogue(
+        users={"dense": world.observed_budget[:, None]},
+        items={"categorical": category[:, None], "dense": jnp.concatenate([world.content, *statistics], axis=-1)},
+    )
+
+
+def feature_spec(config: WorldConfig) -> FeatureSpec:
+    """Sizes of the simulated features."""
+    return FeatureSpec(config.users + 1, config.items + 1, 1, config.categories + 1, TASKS, history_groups=2, cross=4)
+
+
+def cross_features(batch: RequestBatch) -> jax.Array:
+    """[U, K, 4] float32: category match with all and with recent history, price gap, signed price difference.
+
+    Pool items have none (their cross features are hard to come by at serving time, HCCP 4.1.4): zeros.
+    """
+    seen, category = batch.history["categorical"][..., 0], batch.items["categorical"][..., 0]
+    match = category[:, :, None] == seen[:, None, :]
+    price = batch.items["dense"][..., CONTENT + 1] - batch.user["dense"][:, None, 0]
+    parts = [match.mean(-1), match[..., -RECENT:].mean(-1), jnp.abs(price), price]
+    known = (batch.stage != Stage.POOL) & batch.mask
+    return jnp.stack(parts, axis=-1) * known[..., None]
+
+
+def history_groups(history: jax.Array) -> jax.Array:
+    """[U, H, 2] pooling weights: every item, and the recent ones that reveal the intent."""
+    recent = jnp.arange(history.shape[1]) >= history.shape[1] - RECENT
+    weights = jnp.stack([jnp.ones_like(recent), recent], axis=-1).astype(jnp.float32)
+    return jnp.broadcast_to(weights, (*history.shape, 2))
+
+
+def log_requests(world: World, config: WorldConfig, samples: SamplingConfig, request: jax.Array) -> RequestBatch:
+    """Run the funnel for requests [U] and write them as lists in the arranged order.
+
+    Slots: the ranking sequence R^c (impressions first), then N3, then N5.
+    """
+    context = funnel.contexts(world, config, request)
+    slots = funnel.retrieve(world, config, context)
+    scores = funnel.logging_scores(world, config, context, slots)
+    retrieved, count = funnel.distinct_best_first(slots, scores, config.items)
+    delivered = retrieved[:, : config.ranked]
+    truth = funnel.click_logits(world, config, context.user, context.intent, delivered)
+    truth = jnp.where(delivered > 0, truth, -16.0)
+    ranked, order = funnel.rank(delivered, funnel.ranker_scores(world, config, context, delivered, truth))
+    truth = jnp.take_along_axis(truth, order, axis=-1)
+    shown = funnel.expose(world, config, context, ranked, truth)
+
+    keys = (config.seed, request)
+    sampled = sampling.chunk_positions(samples.chunks(config.ranked), *keys)
+    n_ranked = jnp.minimum(count, config.ranked)
+    sequence = sampling.ranking_sequence(sampled, shown.position, shown.click, n_ranked, length=samples.sequence)
+    latter, latter_valid = sampling.latter_positions(config.ranked, count, samples.preranked, *keys)
+    pool, pool_valid = sampling.pool_negatives(config.items, retrieved, samples.pool, *keys)
+
+    ids = jnp.concatenate(
+        [
+            jnp.where(sequence.valid, jnp.take_along_axis(ranked.ids, sequence.position, axis=-1), 0),
+            jnp.where(latter_valid, jnp.take_along_axis(retrieved, latter, axis=-1), 0),
+            pool,
+        ],
+        axis=-1,
+    )
+    exposed = sequence.exposure >= 0
+    valid = jnp.concatenate([sequence.valid, latter_valid, pool_valid], axis=-1)
+    stages = jnp.concatenate(
+        [
+            jnp.where(exposed, Stage.EXPOSED, Stage.RANKED),
+            jnp.full(latter.shape, Stage.PRERANKED),
+            jnp.full(pool.shape, Stage.POOL),
+        ],
+        axis=-1,
+    )
+    unranked = jnp.full((len(request), samples.preranked + samples.pool), -1, jnp.int32)
+
+    def label(flags: jax.Array) -> jax.Array:
+        of_exposures = jnp.take_along_axis(flags, jnp.maximum(sequence.exposure, 0), axis=-1) & exposed
+        return jnp.pad(of_exposures.astype(jnp.float32), ((0, 0), (0, unranked.shape[1])))
+
+    return RequestBatch(
+        user={"id": context.user, "request": request},
+        history={"id": context.history, "groups": history_groups(context.history)},
+        history_mask=context.history > 0,
+        items={"id": ids},
+        cross=None,
+        stage=jnp.where(valid, stages, Stage.PADDING).astype(jnp.int8),
+        rank=jnp.concatenate([jnp.where(sequence.valid, sequence.position, -1), unranked], axis=-1),
+        labels={"click": label(shown.click), "purchase": label(shown.purchase)},
+        teacher={},
+        mask=valid,
+    )
+
+
+def training_batch(
+    world: World, config: WorldConfig, samples: SamplingConfig, stream: jax.Array | int, step: jax.Array, size: int
+) -> RequestBatch:
+    """The fresh requests of one step: a pure function of (stream, step), so any step can be had at once.
+
+    With `clicked_only`, twice as many requests are run and the first `size` with a click are kept, in order; if there
+    are fewer, requests without a click fill the batch.
+    """
+    raw = 2 * size if samples.clicked_only else size
+    request = (jnp.asarray(stream, jnp.int32) << _STREAM_BITS) + step * raw + jnp.arange(raw, dtype=jnp.int32)
+    batch = log_requests(world, config, samples, request)
+    if not samples.clicked_only:
+        return batch
+    clicked = jnp.any(batch.labels["click"] > 0, axis=-1)
+    rows = jnp.sort(jnp.where(clicked, 0, raw) + jnp.arange(raw))[:size] % raw
+    return jax.tree.map(lambda x: x[rows], batch)
+
+
+@struct.dataclass
+class HeldOut:
+    """Held-out requests with everything known about all of their candidates; [U, P] unless said, best logged first.
+
+    Attributes:
+        requests: users and histories, with the candidates as items (stage PRERANKED, no labels).
+        exposed, clicked, purchased: bool, in this scenario.
+        clicked_elsewhere, purchased_elsewhere: bool, the same user's feedback in other scenarios.
+        ranker_scores: float32.
+        truth: float32 true click probability, 0 for padding.
+    """
+
+    requests: RequestBatch
+    exposed: jax.Array
+    clicked: jax.Array
+    purchased: jax.Array
+    clicked_elsewhere: jax.Array
+    purchased_elsewhere: jax.Array
+    ranker_scores: jax.Array
+    truth: jax.Array
+
+
+def held_out(world: World, config: WorldConfig, request: jax.Array) -> HeldOut:
+    """Run the funnel for requests [U] and keep all candidates, with the truth."""
+    context = funnel.contexts(world, config, request)
+    slots = funnel.retrieve(world, config, context)
+    scores = funnel.logging_scores(world, config, context, slots)
+    ids, _ = funnel.distinct_best_first(slots, scores, config.items)
+    mask = ids > 0
+    truth = jnp.where(mask, funnel.click_logits(world, config, context.user, context.intent, ids), -16.0)
+    scores = jnp.where(mask, funnel.ranker_scores(world, config, context, ids, truth), -16.0)
+    ranked, order = funnel.rank(ids[:, : config.ranked], scores[:, : config.ranked])
+    shown = funnel.expose(world, config, context, ranked, jnp.take_along_axis(truth, order, axis=-1))
+    slot = jnp.take_along_axis(order, shown.position, axis=-1)
+    rows = jnp.arange(len(request))[:, None]
+
+    def spread(flags: jax.Array) -> jax.Array:
+        return jnp.zeros(ids.shape, bool).at[rows, slot].set(flags)
+
+    other = (
+        context.intent + 1 + hashing.integers("other", config.seed, request, below=max(1, config.interests - 1))
+    ) % (config.interests)
+    keys = (config.seed, request[:, None], ids)
+    seen = hashing.uniform("elsewhere", *keys) < config.elsewhere
+    chance = jax.nn.sigmoid(funnel.click_logits(world, config, context.user, other, ids))
+    clicked = seen & mask & (hashing.uniform("elsewhere click", *keys) < chance)
+    wanted = jax.nn.sigmoid(funnel.purchase_logits(world, config, context.user, ids))
+    requests = RequestBatch(
+        user={"id": context.user, "request": request},
+        history={"id": context.history, "groups": history_groups(context.history)},
+        history_mask=context.history > 0,
+        items={"id": ids},
+        cross=None,
+        stage=jnp.where(mask, Stage.PRERANKED, Stage.PADDING).astype(jnp.int8),
+        rank=jnp.full(ids.shape, -1, jnp.int32),
+        labels={},
+        teacher={},
+        mask=mask,
+    )
+    return HeldOut(
+        requests=requests,
+        exposed=spread(jnp.ones_like(shown.click)),
+        clicked=spread(shown.click),
+        purchased=spread(shown.purchase),
+        clicked_elsewhere=clicked,
+        purchased_elsewhere=clicked & (hashing.uniform("elsewhere purchase", *keys) < wanted),
+        ranker_scores=scores,
+        truth=jnp.where(mask, jax.nn.sigmoid(truth), 0.0),
+    )
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _impression_counts(world: World, config: WorldConfig, samples: SamplingConfig) -> jax.Array:
+    size = 128
+
+    def count(step: jax.Array) -> jax.Array:
+        request = request_ids(STREAMS["frequency"], step * size, size)
+        batch = log_requests(world, config, samples, request)
+        return jnp.where(batch.exposed, batch.items["id"], 0)[:, : config.exposed]
+
+    shown = jax.lax.map(count, jnp.arange(config.frequency_requests // size))
+    return jnp.zeros(config.items + 1).at[shown.ravel()].add(1.0).at[0].set(0.0)
+
+
+def impression_counts(world: World, config: WorldConfig, samples: SamplingConfig) -> jax.Array:
+    """[items + 1] float32 impressions of each item over `frequency_requests` requests of the log.
+
+    The popularity row, the frequency octiles and the logQ correction all use it.
+    """
+    return _impression_counts(world, config, samples)
+
+
+def open_world(config: WorldConfig) -> World:
+    """Build the world, with its trained ranker if the configuration asks for one."""
+    world = build_world(config)
+    if config.ranker != "trained":
+        return world
+    return world.replace(ranker=jax.jit(_bootstrap, static_argnums=1)(world, config))
+
+
+def _bootstrap(world: World, config: WorldConfig) -> dict:
+    """Fit the ranker to the log that the shrunk ranker would have written."""
+    config = dataclasses.replace(config, ranker="shrunk")
+    samples = SamplingConfig(clicked_only=False)
+    request = request_ids(STREAMS["bootstrap"], 0, config.ranker_requests)
+    batches = jax.lax.map(lambda r: log_requests(world, config, samples, r), request.reshape(-1, 256))
+    shown = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches)
+    ids = shown.items["id"][:, : config.exposed]
+    features = ranker.observables(world, shown.user["id"], shown.history["id"], ids)
+    clicks = shown.labels["click"][:, : config.exposed] > 0
+    return ranker.fit(features.reshape(-1, features.shape[-1]), clicks.ravel(), jax.random.key(config.seed))
