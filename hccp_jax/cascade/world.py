@@ -46,7 +46,7 @@ class WorldConfig:
     affinity: float = field(9.0, "click logits per unit of affinity", above=0.0)
     click_bias: float = field(-10.0, "click logit of an item without affinity, quality or price gap")
     purchase_bias: float = field(-1.6, "logit of a purchase, given a click")
-    elsewhere: float = field(0.25, "chance that a candidate is also seen in another scenario", at_least=0, at_most=1)
+    elsewhere: float = field(0.45, "chance that a candidate is also seen in another scenario", at_least=0, at_most=1)
     observe_popularity: bool = field(False, "show log popularity to the models (worsens the tail)")
     frequency_requests: int = field(4096, "requests whose impressions give the item frequencies", at_least=128)
 

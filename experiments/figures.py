@@ -1,0 +1,248 @@
+"""Figures of an experiment from its trials: hit rate over K, training curves, octiles of item frequency."""
+
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
+
+from experiments.claims import Record, by_seed, read_records
+from experiments.experiment import Experiment, Row
+from hccp_jax.evaluation.statistics import Interval, mean_interval
+
+WIDTH, DPI = 6.4, 187.5  # inches and dots an inch: 1200 pixels, with letters that are still read on a phone
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = (*OKABE_ITO, "#882255", "#999933", "#332288")  # three of Tol's, for more rows than those have
+MARKERS = "osD^vP*Xph"
+GREYS = ("#555555", "#777777", "#8c8c8c", "#a0a0a0")
+DASHES: tuple[Any, ...] = ("--", ":", "-.", (0, (6, 2, 1, 2, 1, 2)))
+BINS = 60  # steps of a training curve are averaged in so many bins
+TERMS = 6  # small multiples of loss terms at most
+NOT_TERMS = {"step", "epoch", "epochs", "time", "seconds", "elapsed", "requests_per_second", "learning_rate"}
+OCTILES = range(1, 9)
+OCTILE_METRICS, TAIL_SHARE = ("ISH@100", "T@100"), "tail_slots@100"
+ERRORS = {"elinewidth": 0.8, "ecolor": "#333333"}
+
+CAPTIONS = {
+    "hit_rate_curves": "Hit rate over the number K of candidates that the pre-ranker passes on (log axis). Line: mean "
+    "over seeds; band: its 95 % interval. Dashed grey: references that are not trained.",
+    "training_curves": f"Training loss and its terms over steps, averaged in {BINS} bins. Line: mean over seeds; band: "
+    "its 95 % interval. Losses of rows that define them differently cannot be compared with each other.",
+    "octiles": "By octile of item frequency: 1 the most frequent items, 8 the rarest, each with an equal share of the "
+    "positives. The share of the first 100 slots that goes to the tail (octiles 7 and 8) tells a tail hit rate that is "
+    "earned from one bought by flooding the slots with rare items. Error bars: 95 % interval over seeds. Grey: "
+    "references that are not trained.",
+}
+
+
+def write_atomically(path: Path, content: bytes | str) -> Path:
+    """Write a file so that a reader sees the old content or the new, never a part of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def save_all(out_dir: Path | str, experiment: Experiment, records: Sequence[Record] | None = None) -> list[Path]:
+    """Write figures/*.png and return their paths; a figure without data is left out."""
+    records = read_records(out_dir, experiment) if records is None else records
+    paths = []
+    for make in (hit_rate_curves, training_curves, octiles):
+        figure = make(experiment, records)
+        if figure is not None:
+            image = io.BytesIO()
+            FigureCanvasAgg(figure).print_png(image)
+            paths.append(write_atomically(Path(out_dir) / "figures" / f"{make.__name__}.png", image.getvalue()))
+    return paths
+
+
+def hit_rate_curves(experiment: Experiment, records: Sequence[Record]) -> Figure | None:
+    """Hit rate over K on a log axis, one panel a curve of result.json, one line a row; None without curves."""
+    names = list(dict.fromkeys(name for record in records for name in record.result.get("curves") or {}))
+    if not names:
+        return None
+    figure, axes = _panels(experiment, "Hit rate over K", names)
+    for name, axis in zip(names, axes, strict=True):
+        for row in experiment.rows:
+            curves = [(r.result.get("curves") or {}).get(name) for r in records if r.row == row.name]
+            _line(axis, experiment, row, _pool((curve["cutoffs"], curve["values"]) for curve in curves if curve))
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.set(title=f"{name}@K", xlabel="K")
+        axis.set_ylim(0, 1)
+    return _with_legend(figure, axes, experiment)
+
+
+def training_curves(experiment: Experiment, records: Sequence[Record]) -> Figure | None:
+    """The loss and a few of its terms over steps, one panel a term, one line a trained row; None without logs."""
+    logs = [(r.row, log) for r in records if (log := _log(r.directory / "metrics.jsonl"))]
+    terms = {name for _, log in logs for line in log for name in line if name not in NOT_TERMS}
+    names = sorted(terms, key=lambda name: (name != "loss", name))[:TERMS]
+    if not names:
+        return None
+    figure, axes = _panels(experiment, "Training loss and its terms", names)
+    last = max(line["step"] for _, log in logs for line in log)
+    for name, axis in zip(names, axes, strict=True):
+        for row in experiment.rows:
+            _line(axis, experiment, row, _pool(_binned(log, name, last) for owner, log in logs if owner == row.name))
+        axis.set(title=name, xlabel="step")
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return _with_legend(figure, axes, experiment)
+
+
+def _log(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    entries = [json.loads(line) for line in lines if line.endswith("}")]  # a run that was killed may leave half a line
+    return [entry for entry in entries if "step" in entry]
+
+
+def _binned(log: Iterable[Mapping[str, Any]], name: str, last: int) -> tuple[list[float], list[float]]:
+    """Centre and mean value of each of BINS bins of the steps up to `last` that holds a number."""
+    bins: dict[int, list[float]] = {}
+    for line in log:
+        if _is_number(line.get(name)):
+            bins.setdefault(BINS * int(line["step"]) // (last + 1), []).append(line[name])
+    filled = sorted(bins)
+    return [(index + 0.5) * (last + 1) / BINS for index in filled], [float(np.mean(bins[index])) for index in filled]
+
+
+def octiles(experiment: Experiment, records: Sequence[Record]) -> Figure | None:
+    """Hit rates by octile of item frequency and the tail's share of the slots; None without octiles."""
+    found = {name.partition("/octile")[:2] for r in records for name, value in r.metrics.items() if _is_number(value)}
+    names = [name for name in OCTILE_METRICS if (name, "/octile") in found]
+    shares = any(_is_number(record.metrics.get(TAIL_SHARE)) for record in records)
+    if not names:
+        return None
+    figure, axes = _panels(experiment, "By octile of item frequency", [*names, *[TAIL_SHARE] * shares], columns=1)
+    for name, axis in zip(names, axes, strict=False):
+        _octile_panel(axis, experiment, records, name)
+    if shares:
+        _share_panel(axes[-1], experiment, records)
+    return _with_legend(figure, axes[:1], experiment)
+
+
+def _octile_panel(axis: Axes, experiment: Experiment, records: Sequence[Record], name: str) -> None:
+    present = {record.row for record in records}
+    trained = [row for row in experiment.rows if not row.reference and row.name in present]
+    width = 0.8 / max(len(trained), 1)
+    for row in experiment.rows:
+        seeds = [by_seed(records, row.name, f"{name}/octile{octile}") for octile in OCTILES]
+        points = [(octile, mean_interval(list(s.values()))) for octile, s in zip(OCTILES, seeds, strict=True) if s]
+        if row.reference:
+            _line(axis, experiment, row, points)
+        elif points:
+            offset = (trained.index(row) - (len(trained) - 1) / 2) * width
+            at, means = [octile + offset for octile, _ in points], [interval.mean for _, interval in points]
+            errors = [_half(interval) for _, interval in points]
+            axis.bar(
+                at, means, width * 0.9, yerr=errors, label=row.label, error_kw=ERRORS, color=_colour(experiment, row)
+            )
+    axis.set(title=name, xlabel="octile of item frequency (1: most frequent, 8: rarest)")
+    axis.set_xticks(list(OCTILES))
+    axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axis.grid(visible=False, axis="x")
+    axis.set_ylim(bottom=0)
+
+
+def _share_panel(axis: Axes, experiment: Experiment, records: Sequence[Record]) -> None:
+    rows = [row for row in reversed(experiment.rows) if by_seed(records, row.name, TAIL_SHARE)]
+    for place, row in enumerate(rows):
+        interval = mean_interval(list(by_seed(records, row.name, TAIL_SHARE).values()))
+        axis.barh(place, interval.mean, 0.7, xerr=_half(interval), error_kw=ERRORS, color=_colour(experiment, row))
+    axis.set_yticks(range(len(rows)), [row.label for row in rows], fontsize=min(9, 100 / max(len(rows), 1)))
+    axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axis.set(title=f"Share of slots taken by the tail ({TAIL_SHARE})")
+    axis.set_xlim(left=0)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _half(interval: Interval) -> float:
+    return 0.0 if interval.low is None or interval.high is None else (interval.high - interval.low) / 2
+
+
+def _pool(curves: Iterable[tuple[Sequence[float], Sequence[float]]]) -> list[tuple[float, Interval]]:
+    """Where each curve is one seed's (x, y): the mean and interval at every x."""
+    at: dict[float, list[float]] = {}
+    for xs, ys in curves:
+        for x, y in zip(xs, ys, strict=True):
+            if _is_number(y):
+                at.setdefault(x, []).append(y)
+    return [(x, mean_interval(at[x])) for x in sorted(at)]
+
+
+def _line(axis: Axes, experiment: Experiment, row: Row, points: Sequence[tuple[float, Interval]]) -> None:
+    if not points:
+        return
+    xs = [x for x, _ in points]
+    lows = [interval.mean - _half(interval) for _, interval in points]
+    highs = [interval.mean + _half(interval) for _, interval in points]
+    axis.plot(
+        xs, [i.mean for _, i in points], label=row.label, **_line_style(experiment, row, markers=len(points) <= 16)
+    )
+    axis.fill_between(xs, lows, highs, color=_colour(experiment, row), alpha=0.18, linewidth=0)
+
+
+def _kin(experiment: Experiment, row: Row) -> int:
+    """Place of a row among the trained rows, or among the references: the same in every figure."""
+    return [other.name for other in experiment.rows if other.reference == row.reference].index(row.name)
+
+
+def _colour(experiment: Experiment, row: Row) -> str:
+    colours = GREYS if row.reference else COLOURS
+    return colours[_kin(experiment, row) % len(colours)]
+
+
+def _line_style(experiment: Experiment, row: Row, markers: bool) -> dict[str, Any]:
+    place = _kin(experiment, row)
+    if row.reference:
+        style: dict[str, Any] = {"linestyle": DASHES[place % len(DASHES)], "linewidth": 1.4, "zorder": 3}
+    else:
+        style = {"linestyle": "-" if place < len(COLOURS) else "--", "linewidth": 1.8, "zorder": 4}
+    marker = MARKERS[place % len(MARKERS)] if markers and not row.reference else ""
+    return {**style, "marker": marker, "markersize": 4, "color": _colour(experiment, row)}
+
+
+def _panels(
+    experiment: Experiment, title: str, names: Sequence[str], columns: int | None = None
+) -> tuple[Figure, list[Axes]]:
+    columns = columns or (1 if len(names) == 1 else 2)
+    lines = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(WIDTH, 1.2 + 2.4 * lines), dpi=DPI, layout="constrained")
+    axes = [figure.add_subplot(lines, columns, index + 1) for index in range(len(names))]
+    for axis in axes:
+        axis.grid(alpha=0.25, linewidth=0.6)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    simulated = " (simulated data)" if experiment.data.startswith("Simulated") else ""
+    figure.suptitle(f"{title}{simulated}", fontsize=12, fontweight="bold")
+    return figure, axes
+
+
+def _with_legend(figure: Figure, axes: Sequence[Axes], experiment: Experiment) -> Figure:
+    """One legend below the panels, in the order of the table, in as many columns as its labels leave room for."""
+    entries = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    labels = [row.label for row in experiment.rows if row.label in entries]
+    columns = max(1, int(WIDTH * 72 / (48 + 6 * max(map(len, labels), default=1))))
+    lines = [entries[label] for label in labels]
+    figure.legend(lines, labels, loc="outside lower center", ncols=min(columns, 4), frameon=False)
+    return figure

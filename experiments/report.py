@@ -1,0 +1,110 @@
+"""What a finished experiment leaves to read: table.md, table.csv, claims.json, figures/*.png and report.html."""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich.console import Console
+from rich.text import Text
+
+from experiments.claims import INCONCLUSIVE, SUPPORTED, Verdict, decide, read_json, read_records
+from experiments.experiment import Experiment
+from experiments.figures import CAPTIONS, save_all, write_atomically
+from experiments.tables import Table, build_table, to_csv, to_markdown, to_terminal
+
+TEMPLATE = "report.html.j2"
+SMOKE = "Smoke run: shrunk to seconds to show that everything runs; its numbers decide nothing."
+
+
+def write_all(out_dir: Path | str, experiment: Experiment, command: str, console: Console) -> None:
+    """Write everything that follows from results.jsonl and print the table and the verdicts.
+
+    Args:
+        out_dir: the directory of `--out`, with results.jsonl and trials/.
+        experiment: the experiment that was run.
+        command: the command line that made the results, printed under "Run it again".
+        console: where the table goes.
+
+    Raises:
+        UserError: if there is no results.jsonl.
+
+    """
+    out_dir = Path(out_dir)
+    records = read_records(out_dir, experiment)
+    table, verdicts = build_table(experiment, records, notes=_notes(command)), decide(experiment.claims, records)
+    write_atomically(out_dir / "table.md", to_markdown(table))
+    write_atomically(out_dir / "table.csv", to_csv(table))
+    entries = [verdict.as_json() for verdict in verdicts]
+    write_atomically(out_dir / "claims.json", json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_report(out_dir, experiment, table, verdicts, save_all(out_dir, experiment, records), command)
+    to_terminal(table, console)
+    print_verdicts(verdicts, console)
+
+
+def write_report(
+    out_dir: Path | str,
+    experiment: Experiment,
+    table: Table,
+    verdicts: Sequence[Verdict],
+    figures: Sequence[Path],
+    command: str,
+) -> Path:
+    """Write report.html, one self-contained page: no network, no script, images inside."""
+    out_dir = Path(out_dir)
+    loader = FileSystemLoader(Path(__file__).parent)
+    page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    text = page.get_template(TEMPLATE).render(
+        experiment=experiment,
+        table=table,
+        verdicts=verdicts,
+        effect=effect_text,
+        figures=[_figure(path) for path in figures],
+        command=command,
+        notes=_notes(command),
+        config=_flat(read_json(out_dir / "config.json")),
+        environment=_flat(read_json(out_dir / "environment.json")),
+    )
+    return write_atomically(out_dir / "report.html", text)
+
+
+def effect_text(verdict: Verdict) -> str:
+    """The paired difference in units of the metric, such as `+0.0123 [+0.0041, +0.0205]`."""
+    interval = verdict.interval
+    if interval is None:
+        return "no difference to show"
+    mean, low, high = interval.mean, interval.low, interval.high
+    return f"{mean:+.4f}" + ("" if low is None or high is None else f" [{low:+.4f}, {high:+.4f}]")
+
+
+def print_verdicts(verdicts: Sequence[Verdict], console: Console) -> None:
+    """Print one line a claim: the verdict in colour and word, the effect and the number of seeds."""
+    for verdict in verdicts:
+        colour = {SUPPORTED: "green", INCONCLUSIVE: "yellow"}.get(verdict.verdict, "red")
+        line = Text.assemble((verdict.word, f"bold {colour}"), f"  {verdict.claim.id}: {verdict.claim.statement} ")
+        line.append(f"{effect_text(verdict)}, {verdict.note}" + (f"; {verdict.reason}" if verdict.reason else ""))
+        console.print(line)
+
+
+def _figure(path: Path) -> dict[str, str]:
+    uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    return {"uri": uri, "title": path.stem.replace("_", " "), "caption": CAPTIONS.get(path.stem, "")}
+
+
+def _notes(command: str) -> tuple[str, ...]:
+    """What must stand beside the numbers of a run by this command."""
+    smoke = any(word in ("--smoke", "--smoke=true", "--smoke=True", "--smoke=1") for word in command.split())
+    return (SMOKE,) if smoke else ()
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Dotted name and printed value of every leaf of nested objects."""
+    leaves: list[tuple[str, str]] = []
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            leaves += _flat(value, f"{prefix}{name}.")
+        else:
+            leaves.append((f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)))
+    return leaves

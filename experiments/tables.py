@@ -1,0 +1,224 @@
+"""A table of an experiment: means over seeds with 95 % intervals, and differences to the baseline paired by seed."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from experiments.claims import Record, by_seed, difference
+from experiments.experiment import Column, Experiment, Row
+from hccp_jax.config import flatten
+from hccp_jax.evaluation.statistics import Interval, mean_interval
+
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row's mean over seeds in one column and its paired difference to the baseline; None where there is no data."""
+
+    column: Column
+    interval: Interval | None
+    difference: Interval | None
+
+    @property
+    def differs(self) -> bool:
+        """Whether the paired 95 % interval excludes 0."""
+        low, high = (self.difference.low, self.difference.high) if self.difference else (None, None)
+        return low is not None and high is not None and (low > 0 or high < 0)
+
+    def text(self) -> str:
+        """Such as `84.3 ±0.6`; without the half width when there is one seed."""
+        if self.interval is None:
+            return MISSING
+        low, high = self.interval.low, self.interval.high
+        half = "" if low is None or high is None else f" ±{_number(self.column, (high - low) / 2, self.interval.mean)}"
+        return _number(self.column, self.interval.mean) + half
+
+    def difference_text(self) -> str:
+        """Such as `+1.2 [+0.6, +1.8]`; without the interval when there is one seed."""
+        if self.difference is None:
+            return MISSING
+        mean, low, high = self.difference.mean, self.difference.low, self.difference.high
+        shown = _number(self.column, mean, sign="+")
+        if low is None or high is None:
+            return shown
+        return f"{shown} [{_number(self.column, low, mean, '+')}, {_number(self.column, high, mean, '+')}]"
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One printed row: which row of the experiment, over which seeds, and its cells in the order of the columns."""
+
+    row: Row
+    seeds: tuple[int, ...]
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows that have results, and the facts that must stand beside them."""
+
+    experiment: Experiment
+    rows: tuple[TableRow, ...]
+    facts: tuple[str, ...]
+
+    @property
+    def compared(self) -> tuple[TableRow, ...]:
+        """Trained rows other than the baseline, where the baseline has results."""
+        baseline = self.experiment.baseline.name
+        if all(row.row.name != baseline for row in self.rows):
+            return ()
+        return tuple(row for row in self.rows if not row.row.reference and row.row.name != baseline)
+
+    @property
+    def headers(self) -> list[str]:
+        """Column headers, with a per cent sign where the numbers are per cent."""
+        return [f"{c.header} %" if c.percent and "%" not in c.header else c.header for c in self.experiment.columns]
+
+    @property
+    def difference_title(self) -> str:
+        """Heading of the paired differences."""
+        label = self.experiment.baseline.label
+        return f"Differences to {label}, paired by seed, with 95 % intervals (per cent columns in points)"
+
+    @property
+    def legend(self) -> str:
+        """How to read the numbers."""
+        return (
+            "Mean over seeds, ± half of its 95 % interval. Marked: "
+            f"the difference to {self.experiment.baseline.label}, paired by seed, has a 95 % interval without 0."
+        )
+
+
+def build_table(experiment: Experiment, records: Sequence[Record], notes: Sequence[str] = ()) -> Table:
+    """The table of an experiment from its records; `notes` are further facts to print beside it."""
+    rows = []
+    for row in experiment.rows:
+        seeds = tuple(r.seed for r in records if r.row == row.name)
+        if seeds:
+            rows.append(TableRow(row, seeds, tuple(_cell(experiment, records, row, c) for c in experiment.columns)))
+    return Table(experiment, tuple(rows), (*notes, *_facts(experiment, records, rows)))
+
+
+def _cell(experiment: Experiment, records: Sequence[Record], row: Row, column: Column) -> Cell:
+    values = list(by_seed(records, row.name, column.metric).values())
+    baseline = experiment.baseline.name
+    compared = not row.reference and row.name != baseline
+    paired = difference(records, column.metric, row.name, baseline) if compared else None
+    return Cell(column, mean_interval(values) if values else None, paired)
+
+
+def _facts(experiment: Experiment, records: Sequence[Record], rows: Sequence[TableRow]) -> tuple[str, ...]:
+    trained = [record for record in records if not experiment.row(record.row).reference]
+    epochs = sorted({float(r.result["epochs"]) for r in trained if r.result.get("epochs") is not None})
+    shown = dict.fromkeys(f"{value:.3g}" for value in epochs[:1] + epochs[-1:])
+    seeds = sorted({record.seed for record in records})
+    facts = [
+        f"Paper: {experiment.paper}, {experiment.table}.",
+        f"Served head: {_served(experiment, trained) or 'not recorded'}.",
+        f"Epochs: {' to '.join(shown) or 'not recorded'}.",
+        f"Seeds: {len(seeds)} ({', '.join(map(str, seeds))}).",
+    ]
+    fewer = [f"{row.row.label} {len(row.seeds)}" for row in rows if len(row.seeds) < len(seeds)]
+    absent = [row.label for row in experiment.rows if row.name not in {r.row for r in records}]
+    facts += [f"Fewer seeds: {', '.join(fewer)}."] if fewer else []
+    facts += [f"Not run: {', '.join(absent)}."] if absent else []
+    return (*facts, experiment.data)
+
+
+def _served(experiment: Experiment, trained: Iterable[Record]) -> str:
+    settings = {name.rpartition(".")[2]: value for name, value in flatten(experiment.settings).items()}
+    rows_of: dict[str, list[str]] = {}
+    for record in trained:
+        row = experiment.row(record.row)
+        own = {name.rpartition(".")[2]: value for name, value in row.overrides.items()}
+        head = record.result.get("served") or own.get("served") or settings.get("served")
+        if head is not None and row.label not in (labels := rows_of.setdefault(str(head), [])):
+            labels.append(row.label)
+    if len(rows_of) == 1:
+        return next(iter(rows_of))
+    return "; ".join(f"{head} ({', '.join(labels)})" for head, labels in rows_of.items())
+
+
+def _number(column: Column, value: float, like: float | None = None, sign: str = "") -> str:
+    decimals = 1 if column.percent or abs(value if like is None else like) >= 10 else 4
+    return f"{value * 100 if column.percent else value:{sign}z.{decimals}f}"
+
+
+def to_markdown(table: Table) -> str:
+    """table.md: title, facts, the means and the paired differences; bold where the paired interval excludes 0."""
+    parts = [
+        f"# {table.experiment.title}",
+        _pipes(table.headers, [(row, [cell.text() for cell in row.cells]) for row in table.rows]),
+        " ".join(table.facts),
+        table.legend.replace("Marked:", "Bold:") + " Rows in italics are references that are not trained.",
+    ]
+    if table.compared:
+        rows = [(row, [cell.difference_text() for cell in row.cells]) for row in table.compared]
+        parts += [f"## {table.difference_title}", _pipes(table.headers, rows), table.experiment.data]
+    return "\n\n".join(parts) + "\n"
+
+
+def _pipes(headers: Sequence[str], rows: Sequence[tuple[TableRow, list[str]]]) -> str:
+    lines = [["", *headers], ["---", *["---:"] * len(headers)]]
+    for row, texts in rows:
+        marked = [f"**{text}**" if cell.differs else text for cell, text in zip(row.cells, texts, strict=True)]
+        label = row.row.label.replace("|", "\\|")
+        lines.append([f"*{label}*" if row.row.reference else label, *marked])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+CSV_HEADER = ["row", "metric", "mean", "low", "high", "seeds", "difference", "difference_low", "difference_high"]
+
+
+def to_csv(table: Table) -> str:
+    """table.csv: one line a row and metric, unscaled numbers, empty where there is none."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_HEADER)
+    for row in table.rows:
+        for cell in row.cells:
+            mean, paired = cell.interval, cell.difference
+            numbers = [mean.mean, mean.low, mean.high, mean.count] if mean else [None, None, None, 0]
+            differences = [paired.mean, paired.low, paired.high] if paired else [None] * 3
+            writer.writerow([row.row.name, cell.column.metric, *numbers, *differences])
+    return text.getvalue()
+
+
+def to_terminal(table: Table, console: Console) -> None:
+    """Print the means; a table wider than the console goes on below with the columns that are left."""
+    console.print(Text(table.experiment.title, style="bold"))
+    for columns in _that_fit(table, console.width):
+        shown = RichTable("", box=box.SIMPLE, padding=(0, 1), pad_edge=False)
+        for index in columns:
+            shown.add_column(Text(table.headers[index]), justify="right", no_wrap=True)
+        for row in table.rows:
+            cells = [Text(_starred(row.cells[i]), style="bold" if row.cells[i].differs else "") for i in columns]
+            shown.add_row(Text(row.row.label), *cells, style="dim" if row.row.reference else "")
+        console.print(shown)
+    console.print(Text(table.legend.replace("Marked:", "*:")))
+    console.print(Text(" ".join(table.facts)))
+
+
+def _starred(cell: Cell) -> str:
+    return cell.text() + ("*" if cell.differs else " ")
+
+
+def _that_fit(table: Table, width: int) -> Iterator[list[int]]:
+    label = max((len(row.row.label) for row in table.rows), default=0) + 2
+    columns: list[int] = []
+    used = label
+    for index, header in enumerate(table.headers):
+        wide = max(len(text) for text in [header, *(_starred(row.cells[index]) for row in table.rows)]) + 3
+        if columns and used + wide > width:
+            yield columns
+            columns, used = [], label
+        columns.append(index)
+        used += wide
+    yield columns

@@ -1,0 +1,47 @@
+"""Collectives that are identities without a device axis, so that one step serves one device and many.
+
+The order that is right under every wrapper: the loss is global (`global_mean`), and only then the gradients are
+averaged over the axis (`pmean`); see training/step.py.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Axis = str | None
+
+
+def psum(x: Any, axis: Axis) -> Any:
+    """Sum over the device axis."""
+    return x if axis is None else jax.lax.psum(x, axis)
+
+
+def pmean(x: Any, axis: Axis) -> Any:
+    """Mean over the device axis."""
+    return x if axis is None else jax.lax.pmean(x, axis)
+
+
+def all_gather(x: Any, axis: Axis) -> Any:
+    """Concatenate the rows (leading axis) of all devices, in device order."""
+    return x if axis is None else jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axis, axis=0, tiled=True), x)
+
+
+def first_row(rows: int, axis: Axis) -> jax.Array | int:
+    """Global number of this device's first row, each device holding `rows`."""
+    return 0 if axis is None else rows * jax.lax.axis_index(axis)
+
+
+def global_mean(axis: Axis) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """A `reduce_fn` for kernels: mean over the valid lists (last axis) of all devices; 0 where there are none.
+
+    Sum and count are summed over the devices separately: means of means would be wrong for unequal counts.
+    """
+
+    def reduce(values: jax.Array, valid: jax.Array) -> jax.Array:
+        total = psum(jnp.sum(jnp.where(valid, values, 0.0), axis=-1), axis)
+        count = psum(jnp.sum(valid, axis=-1, dtype=jnp.float32), axis)
+        return total / jnp.maximum(count, 1.0)
+
+    return reduce

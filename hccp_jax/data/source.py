@@ -1,0 +1,45 @@
+"""Where training batches come from: fresh simulated requests, or rows of a stored log in a keyed order."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from hccp_jax.data.catalogue import Catalogue, FeatureSpec
+from hccp_jax.data.order import rows_at
+from hccp_jax.data.requests import RequestBatch
+
+
+@dataclass(frozen=True)
+class Source:
+    """Training batches as a pure function of (seed, step).
+
+    Attributes:
+        spec: feature sizes.
+        catalogue: feature tables.
+        featurise: (stored batch, catalogue) -> batch with features attached, inside jit.
+        chunk: (seeds, first step, steps) -> RequestBatch with leading axes [seeds, steps, B, ...].
+        epoch_steps: steps that visit every request once; None where every request is fresh.
+    """
+
+    spec: FeatureSpec
+    catalogue: Catalogue
+    featurise: Callable[[RequestBatch, Catalogue], RequestBatch]
+    chunk: Callable[[Sequence[int], int, int], RequestBatch]
+    epoch_steps: float | None
+
+    def epochs(self, steps: int) -> float:
+        """Passes over the log after that many steps; fresh requests are never seen twice, so at most one pass."""
+        return 1.0 if self.epoch_steps is None else steps / self.epoch_steps
+
+
+def log_chunk(log: RequestBatch, size: int) -> Callable[[Sequence[int], int, int], RequestBatch]:
+    """The `chunk` function of a stored log with numpy leaves [n, ...]."""
+    total = len(log.mask)
+
+    def chunk(seeds: Sequence[int], first: int, steps: int) -> RequestBatch:
+        rows = np.stack([[rows_at(seed, first + step, size, total) for step in range(steps)] for seed in seeds])
+        return jax.tree.map(lambda leaf: leaf[rows], log)
+
+    return chunk

@@ -1,0 +1,110 @@
+"""The three-tower pre-ranker of HCCP 3.1.1: user tower with MMoE, item tower, cross-feature tower.
+
+The paper gives no formula for how the cross score weights the dot product; the decision here is
+z^t = a_t <u^t, i> + b_t c^t + d_t with learned scalars, and one item vector shared by all tasks.
+"""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hccp_jax.config import field
+from hccp_jax.data.catalogue import FeatureSpec
+from hccp_jax.models.embeddings import Embeddings
+from hccp_jax.models.mmoe import MixtureOfExperts
+from hccp_jax.numerics import normalize
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the three towers; HCCP states the number of experts only."""
+
+    id_width: int = field(16, "width of id embeddings", at_least=1)
+    category_width: int = field(8, "width of categorical embeddings", at_least=1)
+    vector: int = field(32, "width of user and item vectors", at_least=1)
+    hidden: int = field(64, "width of the item tower's hidden layer", at_least=1)
+    experts: int = field(8, "MMoE experts (HCCP 4.1.4)", at_least=1)
+    expert_width: int = field(32, "width of an expert", at_least=1)
+    cross_hidden: int = field(16, "width of the cross tower's hidden layer", at_least=1)
+    normalize: bool = field(False, "cosine-normalised user and item vectors instead of free dot products")
+    dtype: str = field("float32", "compute type; sums stay float32", choices=("float32", "bfloat16"))
+
+
+class ThreeTower(nn.Module):
+    """Towers and heads; every method of the class is pure under `apply`.
+
+    Attributes:
+        config: sizes.
+        spec: vocabulary sizes.
+        heads: names of the outputs.
+    """
+
+    config: ModelConfig
+    spec: FeatureSpec
+    heads: tuple[str, ...]
+
+    def setup(self) -> None:
+        """Create the layers."""
+        c, dtype = self.config, jnp.dtype(self.config.dtype)
+        self.embeddings = Embeddings(self.spec, c.id_width, c.category_width, dtype)
+        self.mixture = MixtureOfExperts(c.experts, c.expert_width, len(self.heads), dtype)
+        self.user_output = self.param(
+            "user_output", nn.initializers.lecun_normal(), (len(self.heads), c.expert_width, c.vector)
+        )
+        self.item_hidden = nn.Dense(c.hidden, dtype=dtype)
+        self.item_output = nn.Dense(c.vector, dtype=dtype)
+        if self.spec.cross:
+            self.cross_hidden = nn.Dense(c.cross_hidden, dtype=dtype)
+            self.cross_output = nn.Dense(len(self.heads), dtype=dtype)
+        ones, zeros = nn.initializers.ones, nn.initializers.zeros
+        self.dot_weight = self.param("dot_weight", ones, (len(self.heads),))  # a_t
+        self.cross_weight = self.param("cross_weight", ones, (len(self.heads),))  # b_t
+        self.bias = self.param("bias", zeros, (len(self.heads),))  # d_t
+
+    def user_vectors(self, user: dict, history: dict, history_mask: jax.Array) -> jax.Array:
+        """[U, T, d] float32: one user vector a head; runs once per request."""
+        x = jnp.concatenate([self.embeddings.user(user), self.embeddings.history(history, history_mask)], axis=-1)
+        mixed = self.mixture(x)
+        vectors = jnp.einsum(
+            "uth,thd->utd", mixed, self.user_output.astype(mixed.dtype), preferred_element_type=jnp.float32
+        )
+        return normalize(vectors) if self.config.normalize else vectors
+
+    def item_vectors(self, items: dict) -> jax.Array:
+        """[..., d] float32: one vector an item, shared by the heads; can be computed for a whole catalogue."""
+        hidden = nn.relu(self.item_hidden(self.embeddings.items(items)))
+        vectors = self.item_output(hidden).astype(jnp.float32)
+        return normalize(vectors) if self.config.normalize else vectors
+
+    def cross_scores(self, cross: jax.Array | None) -> jax.Array | float:
+        """[U, K, T] float32 cross scores c^t; 0 without cross features."""
+        if cross is None or not self.spec.cross:
+            return 0.0
+        hidden = nn.relu(self.cross_hidden(cross.astype(self.cross_hidden.dtype)))
+        return self.cross_output(hidden).astype(jnp.float32)
+
+    def pair_scores(self, users: jax.Array, items: jax.Array, cross: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """Combine the towers.
+
+        Args:
+            users: [U, T, d] user vectors.
+            items: [U, K, d] item vectors, or [K, d] shared by all users.
+            cross: [U, K, F] or None.
+
+        Returns:
+            Dot products [U, T, K] and final logits [U, T, K], float32.
+        """
+        equation = "utd,ukd->utk" if items.ndim == 3 else "utd,kd->utk"
+        dots = jnp.einsum(equation, users, items, preferred_element_type=jnp.float32)
+        scores = self.cross_scores(cross)
+        crossed = jnp.moveaxis(scores, -1, 1) * self.cross_weight[:, None] if not isinstance(scores, float) else 0.0
+        return dots, dots * self.dot_weight[:, None] + crossed + self.bias[:, None]
+
+    def __call__(
+        self, user: dict, history: dict, history_mask: jax.Array, items: dict, cross: jax.Array | None
+    ) -> tuple:
+        """Everything a loss needs: user vectors, item vectors, dot products, final logits."""
+        users, vectors = self.user_vectors(user, history, history_mask), self.item_vectors(items)
+        return users, vectors, *self.pair_scores(users, vectors, cross)
