@@ -2,7 +2,6 @@
 
 import dataclasses
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -241,27 +240,6 @@ def held_out(world: World, config: WorldConfig, request: jax.Array) -> HeldOut:
         ranker_scores=scores,
         truth=jnp.where(mask, jax.nn.sigmoid(truth), 0.0),
     )
-
-
-@partial(jax.jit, static_argnums=(1, 2))
-def _impression_counts(world: World, config: WorldConfig, samples: SamplingConfig) -> jax.Array:
-    size = 128
-
-    def count(step: jax.Array) -> jax.Array:
-        request = request_ids(STREAMS["frequency"], step * size, size)
-        batch = log_requests(world, config, samples, request)
-        return jnp.where(batch.exposed, batch.items["id"], 0)[:, : config.exposed]
-
-    shown = jax.lax.map(count, jnp.arange(config.frequency_requests // size))
-    return jnp.zeros(config.items + 1).at[shown.ravel()].add(1.0).at[0].set(0.0)
-
-
-def impression_counts(world: World, config: WorldConfig, samples: SamplingConfig) -> jax.Array:
-    """[items + 1] float32 impressions of each item over `frequency_requests` requests of the log.
-
-    The popularity row, the frequency octiles and the logQ correction all use it.
-    """
-    return _impression_counts(world, config, samples)
 
 
 def open_world(config: WorldConfig) -> World:

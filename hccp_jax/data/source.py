@@ -21,6 +21,7 @@ class Source:
         featurise: (stored batch, catalogue) -> batch with features attached, inside jit.
         chunk: (seeds, first step, steps) -> RequestBatch with leading axes [seeds, steps, B, ...].
         epoch_steps: steps that visit every request once; None where every request is fresh.
+        frequency: [items] float32 impressions of each item in the training log.
     """
 
     spec: FeatureSpec
@@ -28,6 +29,7 @@ class Source:
     featurise: Callable[[RequestBatch, Catalogue], RequestBatch]
     chunk: Callable[[Sequence[int], int, int], RequestBatch]
     epoch_steps: float | None
+    frequency: jax.Array
 
     def epochs(self, steps: int) -> float:
         """Passes over the log after that many steps; fresh requests are never seen twice, so at most one pass."""

@@ -22,6 +22,7 @@ from hccp_jax.models.three_tower import ModelConfig, ThreeTower
 from hccp_jax.numerics import safe_norm
 
 CONSISTENCY = "consistency"
+RANKS = 1 << 20  # larger than any downstream order
 
 
 @jax.tree_util.register_dataclass
@@ -134,7 +135,7 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
             finals[:tasks, :, shown], labels[..., shown], where=everywhere, reduce_fn=mean
         )
         # Eq 4: local consistency, ListMLE in the order r^t of each task
-        rank = sampling.arranged_rank(batch.rank, exposed, labels, jnp.iinfo(jnp.int32).max // 4)
+        rank = sampling.arranged_rank(batch.rank, exposed, labels, RANKS)
         local = list_mle(finals[:tasks, :, shown], rank[..., shown], where=everywhere, reduce_fn=mean)
         net = list_net(finals[:tasks, :, shown], labels[..., shown], where=everywhere, reduce_fn=mean)
         # Eq 3: global consistency, ListMLE on R^c, which is stored in its order

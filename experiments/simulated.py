@@ -1,0 +1,165 @@
+"""Runs rows of HCCP on the simulated cascade: world -> source -> population -> evaluation -> results."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.settings import SimulatedSettings
+from experiments.trials import Context, Trial, groups, save_result
+from hccp_jax.cascade.logs import STREAMS, open_world
+from hccp_jax.cascade.source import featurise, fresh_source, logged_source
+from hccp_jax.cascade.world import World
+from hccp_jax.data.source import Source
+from hccp_jax.errors import UserError
+from hccp_jax.evaluation.evaluator import Evaluator, Result
+from hccp_jax.evaluation.metrics import log_cutoffs
+from hccp_jax.evaluation.simulated import evaluation_set, references
+from hccp_jax.methods.hccp import HyperConfig, Layout, hccp
+from hccp_jax.training.loop import Member, TrainConfig, train
+from hccp_jax.training.state import TrainState
+
+DATA = (
+    "Simulated data: users, items, funnel and feedback come from the package's own world; the truth row scores by the "
+    "true click probability, which no real log can give."
+)
+
+
+def run(context: Context) -> None:
+    """Train and evaluate the pending trials, one population for each set that shares a program."""
+    for trials in groups(context.trials):
+        _run_group(context, trials)
+
+
+def _run_group(context: Context, trials: list[Trial]) -> None:
+    settings: SimulatedSettings = trials[0].settings
+    _check(settings)
+    trained = [trial for trial in trials if not trial.row.reference]
+    world = open_world(settings.world)
+    source = _source(context, settings, world, sorted({trial.seed for trial in trained}) or [0])
+    with ThreadPoolExecutor(1) as beside:  # compiles and generates on the other core while training compiles
+        pending = beside.submit(_evaluator, settings, world, source, "evaluation")
+        states = _train(context, settings, world, source, trained) if trained else None
+        evaluator = pending.result()
+    for trial in trials:
+        if trial.row.reference:
+            score = references(source.frequency)[trial.row.name]
+            _save(context, trial, evaluator, {"": evaluator.scores(score)}, source, 0)
+    if states is not None:
+        _evaluate(context, settings, source, evaluator, trained, states)
+
+
+def _check(settings: SimulatedSettings) -> None:
+    """Refuse what no field alone can see."""
+    world = settings.world
+    if world.ranked >= world.candidates:
+        raise UserError(f"world.ranked={world.ranked}: expected fewer than world.candidates={world.candidates}")
+    if not world.exposed <= world.rerank <= world.ranked:
+        raise UserError(f"world.rerank={world.rerank}: expected {world.exposed} (exposed) to {world.ranked} (ranked)")
+    if world.exposed > settings.sampling.sequence:
+        raise UserError(f"sampling.sequence={settings.sampling.sequence}: expected at least {world.exposed} (exposed)")
+    settings.sampling.chunks(world.ranked)
+
+
+def _source(context: Context, settings: SimulatedSettings, world: World, seeds: list[int]) -> Source:
+    train = settings.train
+    devices = context.placement.population
+    fresh = fresh_source(world, settings.world, settings.sampling, train.batch, len(seeds), train.chunk_steps, devices)
+    return logged_source(train.batch, settings.log.requests, fresh) if settings.log.requests else fresh
+
+
+def _evaluator(settings: SimulatedSettings, world: World, source: Source, stream: str) -> Evaluator:
+    data = evaluation_set(world, settings.world, source.frequency, settings.evaluate.requests, stream)
+    cutoffs = tuple(min(k, settings.world.candidates) for k in settings.evaluate.cutoffs)
+    curve = log_cutoffs(settings.world.candidates, 30)
+    return Evaluator(data, source.catalogue, featurise, cutoffs, curve, min(100, settings.world.candidates))
+
+
+def _method(settings: SimulatedSettings, source: Source) -> Any:
+    layout = Layout(settings.world.exposed, settings.sampling.sequence)
+    return hccp(source.spec, settings.model, settings.negatives, layout)
+
+
+def _stack(hypers: list[HyperConfig]) -> HyperConfig:
+    return jax.tree.map(lambda *values: jnp.array(values, jnp.float32), *hypers)
+
+
+def _train(
+    context: Context, settings: SimulatedSettings, world: World, source: Source, trials: list[Trial]
+) -> TrainState:
+    method = _method(settings, source)
+    config: TrainConfig = settings.train
+    validate = None
+    if settings.log.requests and not config.validate_every:
+        # a reused log measures overfitting, so every row keeps the step that is its own best on validation requests
+        config = replace(config, validate_every=max(config.chunk_steps, config.steps // 10))
+    if config.validate_every:
+        held_out = _evaluator(settings, world, source, "validation")
+        hypers = _stack([trial.settings.hyper for trial in trials])
+
+        def validate(states: TrainState) -> np.ndarray:
+            found = held_out.population(method, states.parameters, hypers, _shards(context, trials))
+            return np.array([result.metrics[f"ISH@{held_out.octile_cutoff}"] for result in found])
+
+    members = [Member(trial.name, trial.settings.hyper, trial.seed, trial.directory) for trial in trials]
+    placement = replace(context.placement, population=_shards(context, trials))
+    report = context.report(
+        f"{len({t.row.name for t in trials})} rows x {len({t.seed for t in trials})} seeds", config.steps
+    )
+    return train(method, source, members, config, placement, report, context.warn, validate)
+
+
+def _shards(context: Context, trials: list[Trial]) -> int:
+    return min(context.placement.population, len(trials))
+
+
+def _evaluate(
+    context: Context,
+    settings: SimulatedSettings,
+    source: Source,
+    evaluator: Evaluator,
+    trials: list[Trial],
+    trained: Any,
+) -> None:
+    method = _method(settings, source)
+    hypers = [trial.settings.hyper for trial in trials]
+    shards = _shards(context, trials)
+    heads = {"": hypers}
+    if settings.evaluate.fused:
+        # a row that does not train the consistency head has nothing to fuse
+        heads["fused/"] = [replace(h, serve_consistency=float(h.consistency > 0)) for h in hypers]
+    found = {
+        prefix: evaluator.population(method, trained.states.parameters, _stack(numbers), shards)
+        for prefix, numbers in heads.items()
+    }
+    for index, (trial, step) in enumerate(zip(trials, trained.steps, strict=True)):
+        _save(context, trial, evaluator, {prefix: results[index] for prefix, results in found.items()}, source, step)
+
+
+def _save(
+    context: Context, trial: Trial, evaluator: Evaluator, results: dict[str, Result], source: Source, step: int
+) -> None:
+    metrics = {prefix + name: value for prefix, result in results.items() for name, value in result.metrics.items()}
+    main = results[""]
+    curves = {
+        name: {"cutoffs": list(evaluator.curve_cutoffs), "values": [float(v) for v in values]}
+        for name, values in main.curves.items()
+    }
+    hyper = trial.settings.hyper
+    served = {"click": hyper.serve_click, "purchase": hyper.serve_conversion, "consistency": hyper.serve_consistency}
+    text = " + ".join(f"{weight:g} {name}" if weight != 1 else name for name, weight in served.items() if weight)
+    save_result(
+        context.experiment,
+        trial,
+        metrics,
+        main.per_request,
+        curves=curves,
+        epochs=source.epochs(step),
+        step=step,
+        served=text,
+        left_out=main.left_out,
+        held_out_stream=STREAMS["evaluation"],
+    )

@@ -1,0 +1,169 @@
+"""Trials on disk: one row and seed each, named by the hash of what decides its numbers."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.experiment import Experiment, Row
+from experiments.figures import write_atomically
+from hccp_jax import __version__, config
+from hccp_jax.errors import UserError
+from hccp_jax.training.loop import Placement, Report
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One row with one seed.
+
+    Attributes:
+        row: the table's row.
+        seed: training seed.
+        settings: the resolved configuration.
+        directory: where everything of the trial is kept; its name is the hash.
+    """
+
+    row: Row
+    seed: int
+    settings: Any
+    directory: Path
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"row {self.row.name}, seed {self.seed}"
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The finished trial's result, or None."""
+        path = self.directory / "result.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an experiment's `run` is given.
+
+    Attributes:
+        experiment: the experiment.
+        trials: the trials asked for that are not finished.
+        placement: devices.
+        report: (label, total steps) -> a function that shows the progress of one population.
+        warn: shows one line.
+    """
+
+    experiment: Experiment
+    trials: tuple[Trial, ...]
+    placement: Placement
+    report: Callable[[str, int], Report]
+    warn: Callable[[str], None]
+
+
+def make_trials(experiment: Experiment, settings: Any, rows: Sequence[Row], seeds: int, out: Path) -> list[Trial]:
+    """The trials of an experiment; a row's own overrides come last, so that a row stays what it is called.
+
+    A reference row does not depend on the training seed and is one trial.
+    """
+    trials = []
+    for row in rows:
+        resolved = config.override(settings, row.overrides)
+        for seed in range(1 if row.reference else seeds):
+            name = config.digest(experiment.name, row.name, seed, config.to_json(resolved), __version__)
+            trials.append(Trial(row, seed, resolved, out / "trials" / name))
+    return trials
+
+
+def save_result(
+    experiment: Experiment,
+    trial: Trial,
+    metrics: dict[str, float],
+    per_request: dict[str, np.ndarray] | None = None,
+    **more: Any,
+) -> None:
+    """Finish a trial: `result.json` appears whole or not at all; per-request values go beside it."""
+    trial.directory.mkdir(parents=True, exist_ok=True)
+    if per_request:
+        partial = trial.directory / "per_request.tmp.npz"
+        np.savez_compressed(partial, **per_request)
+        os.replace(partial, trial.directory / "per_request.npz")
+    result = {
+        "experiment": experiment.name,
+        "row": trial.row.name,
+        "seed": trial.seed,
+        "config_hash": trial.directory.name,
+        "config": config.to_json(trial.settings),
+        "metrics": {name: None if value != value else value for name, value in metrics.items()},
+        **more,
+    }
+    write_atomically(trial.directory / "result.json", json.dumps(result, indent=1) + "\n")
+
+
+def collect(experiment: Experiment, trials: Iterable[Trial], out: Path) -> None:
+    """Write results.jsonl from the finished trials."""
+    keys = ("experiment", "row", "seed", "metrics", "config_hash")
+    found = [trial.result for trial in trials]
+    lines = [json.dumps({key: result[key] for key in keys}) + "\n" for result in found if result is not None]
+    write_atomically(out / "results.jsonl", "".join(lines))
+
+
+def open_output(experiment: Experiment, settings: Any, out: Path) -> None:
+    """Create the output directory with config.json and environment.json, or check that it belongs to this run.
+
+    Raises:
+        UserError: if it cannot be written, or holds another experiment or configuration.
+    """
+    wanted = {"experiment": experiment.name, "version": __version__, "config": config.to_json(settings)}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / "config.json"
+        if path.exists():
+            _refuse_other(json.loads(path.read_text(encoding="utf-8")), wanted, out)
+        else:
+            write_atomically(path, json.dumps(wanted, indent=1) + "\n")
+        write_atomically(out / "environment.json", json.dumps(environment(), indent=1) + "\n")
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(f"out={out}: cannot be used ({error})") from None
+
+
+def _refuse_other(found: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
+    if changes := config.difference(found, wanted):
+        shown = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
+        raise UserError(f"out={out}: holds a run with another configuration ({shown}); choose another --out")
+
+
+def environment() -> dict[str, str]:
+    """Versions, device and commit."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    device = jax.devices()[0]
+    return {
+        "hccp_jax": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in packages},
+        "device": f"{len(jax.devices())} x {device.device_kind}",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "commit": commit or "unknown",
+    }
+
+
+def groups(trials: Iterable[Trial]) -> list[list[Trial]]:
+    """Trials that share a compiled program: they differ in seed and in traced numbers only."""
+    found: dict[str, list[Trial]] = {}
+    for trial in trials:
+        static = replace(trial.settings, hyper=None)
+        found.setdefault(config.digest(repr(static)), []).append(trial)
+    return list(found.values())

@@ -1,0 +1,121 @@
+"""The simulated world as a source of training batches, generated while training runs."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+
+from hccp_jax.cascade import logs
+from hccp_jax.cascade.world import World, WorldConfig
+from hccp_jax.data.catalogue import Catalogue, attach
+from hccp_jax.data.requests import RequestBatch
+from hccp_jax.data.source import Source, log_chunk
+
+
+def featurise(batch: RequestBatch, catalogue: Catalogue) -> RequestBatch:
+    """Attach the catalogue's features and compute the cross features."""
+    batch = attach(batch, catalogue)
+    return batch.replace(cross=logs.cross_features(batch))
+
+
+@partial(jax.jit, static_argnums=(1, 2, 5, 6))
+def _fresh(
+    world: World,
+    config: WorldConfig,
+    samples: logs.SamplingConfig,
+    streams: jax.Array,
+    steps: jax.Array,
+    size: int,
+    devices: int,
+) -> RequestBatch:
+    """Batches [n, size, ...] of (stream, step) pairs [n], spread over `devices`; n is a multiple of it."""
+
+    def several(world: World, pairs: tuple[jax.Array, jax.Array]) -> RequestBatch:
+        return jax.lax.map(lambda pair: logs.training_batch(world, config, samples, *pair, size), pairs)
+
+    if devices == 1:
+        return several(world, (streams, steps))
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:devices]), ("steps",))
+    spread = jax.shard_map(several, mesh=mesh, in_specs=(P(), P("steps")), out_specs=P("steps"))
+    return spread(world, (streams, steps))
+
+
+def _batches(
+    world: World,
+    config: WorldConfig,
+    samples: logs.SamplingConfig,
+    pairs: Sequence[tuple[int, int]],
+    size: int,
+    devices: int,
+) -> RequestBatch:
+    """Batches [n, size, ...] of (stream, step) pairs, the last pair filling up the devices."""
+    filled = list(pairs) + [pairs[-1]] * (-len(pairs) % devices)
+    streams, steps = (jnp.asarray(column, jnp.int32) for column in zip(*filled, strict=True))
+    batches = _fresh(world, config, samples, streams, steps, size, devices)
+    return jax.tree.map(lambda leaf: leaf[: len(pairs)], batches)
+
+
+def fresh_source(
+    world: World,
+    config: WorldConfig,
+    samples: logs.SamplingConfig,
+    size: int,
+    seeds: int,
+    steps: int,
+    devices: int = 1,
+) -> Source:
+    """Fresh requests at every step: one pass over a log as long as training is.
+
+    Args:
+        world: the world.
+        config: its configuration.
+        samples: what a list holds.
+        size: requests a step.
+        seeds: how many streams a chunk holds.
+        steps: steps a chunk holds.
+        devices: CPU devices over which generation is spread.
+    """
+
+    def chunk(streams: Sequence[int], first: int, count: int) -> RequestBatch:
+        pairs = [(logs.training_stream(seed), first + step) for seed in streams for step in range(count)]
+        batches = _batches(world, config, samples, pairs, size, devices)
+        return jax.tree.map(lambda leaf: leaf.reshape(len(streams), count, *leaf.shape[1:]), batches)
+
+    # one chunk shape throughout, so the item frequencies come from the program that generates training batches
+    counts = jnp.zeros(config.items + 1)
+    for first in range(0, -(-config.frequency_requests // size), seeds * steps):
+        pairs = [(logs.STREAMS["frequency"], first + step) for step in range(seeds * steps)]
+        batch = _batches(world, config, samples, pairs, size, devices)
+        counts += impressions(batch, config.items + 1)
+    spec = logs.feature_spec(config)
+    return Source(spec, with_frequency(logs.catalogue(world, config), counts), featurise, chunk, None, counts)
+
+
+@partial(jax.jit, static_argnums=1)
+def impressions(batch: RequestBatch, rows: int) -> jax.Array:
+    """[rows] float32 impressions of each item id in batches with any leading axes."""
+    shown = jnp.where(batch.exposed, batch.items["id"], 0)
+    return jnp.zeros(rows).at[shown.ravel()].add(1.0).at[0].set(0.0)
+
+
+def with_frequency(catalogue: Catalogue, counts: jax.Array) -> Catalogue:
+    """Add "log_frequency": log of an item's share of impressions over that of a uniform draw, smoothed by one."""
+    smoothed = counts.at[0].set(0.0) + 1.0
+    share = smoothed / smoothed[1:].sum() * (len(counts) - 1)
+    return catalogue.replace(items=catalogue.items | {"log_frequency": jnp.log(share).at[0].set(0.0)})
+
+
+def logged_source(size: int, requests: int, fresh: Source) -> Source:
+    """A log of `requests` requests that is reused epoch after epoch, in a keyed order.
+
+    Every seed sees the same log, written once from the stream of seed 0.
+    """
+    batches = []
+    for step in range(-(-requests // size)):
+        batches.append(jax.tree.map(np.asarray, jax.tree.map(lambda leaf: leaf[0, 0], fresh.chunk([0], step, 1))))
+    log = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:requests], *batches)
+
+    return Source(fresh.spec, fresh.catalogue, featurise, log_chunk(log, size), requests / size, fresh.frequency)

@@ -1,0 +1,170 @@
+"""Scores every candidate of held-out requests with trained members of a population, and with reference rankings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from hccp_jax.data.catalogue import Catalogue
+from hccp_jax.data.requests import RequestBatch
+from hccp_jax.evaluation import exposures
+from hccp_jax.evaluation.candidates import CandidateSet
+from hccp_jax.evaluation.metrics import PerRequest, Totals, candidate_metrics, hit_curve, value
+from hccp_jax.evaluation.octiles import OctileTotals, octile_table, octile_totals
+from hccp_jax.evaluation.ranking import count_not_finite
+from hccp_jax.methods.base import Method
+
+Featurise = Callable[[RequestBatch, Catalogue], RequestBatch]
+
+
+@struct.dataclass
+class EvaluationSet:
+    """Held-out requests in equal blocks; leaves [blocks, U, ...].
+
+    Attributes:
+        requests: users, histories and the candidates as items, slot by slot those of `candidates`.
+        candidates: what is known about them.
+    """
+
+    requests: RequestBatch
+    candidates: CandidateSet
+
+
+@struct.dataclass
+class _Raw:
+    """What one ranking of one block gives, on device."""
+
+    per_request: dict[str, PerRequest]
+    octiles: OctileTotals
+    curves: dict[str, Totals]
+    exposed_scores: jax.Array
+    not_finite: jax.Array
+
+
+class Result(NamedTuple):
+    """What one ranking of the whole set gives, on the host.
+
+    metrics: name -> mean over the requests that have it; left_out: name -> requests without it; per_request: name ->
+    [requests] float32 with NaN where left out; curves: "ISH" and "ASH" -> hit rate at each of `curve_cutoffs`.
+    """
+
+    metrics: dict[str, float]
+    left_out: dict[str, int]
+    per_request: dict[str, np.ndarray]
+    curves: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Evaluates rankings of one set of held-out requests.
+
+    Attributes:
+        data: the requests.
+        catalogue: feature tables.
+        featurise: attaches features to a stored batch.
+        cutoffs: K of the table.
+        curve_cutoffs: K of the hit-rate curves.
+        octile_cutoff: K of the octile breakdown.
+    """
+
+    data: EvaluationSet
+    catalogue: Catalogue
+    featurise: Featurise
+    cutoffs: tuple[int, ...]
+    curve_cutoffs: tuple[int, ...]
+    octile_cutoff: int = 100
+
+    def _measure(self, scores: jax.Array, candidates: CandidateSet, exposed_scores: jax.Array) -> _Raw:
+        return _Raw(
+            candidate_metrics(scores, candidates, self.cutoffs),
+            octile_totals(scores, candidates, self.octile_cutoff),
+            {
+                "ISH": hit_curve(scores, candidates, "click", self.curve_cutoffs, all_scenarios=False),
+                "ASH": hit_curve(scores, candidates, "click", self.curve_cutoffs, all_scenarios=True),
+            },
+            jnp.where(candidates.exposed, exposed_scores, jnp.nan),
+            count_not_finite(scores, candidates.mask),
+        )
+
+    def scores(self, score: Callable[[CandidateSet], jax.Array]) -> Result:
+        """Evaluate a ranking that is a function of the candidates: truth, ranker, random, popularity."""
+
+        def block(candidates: CandidateSet) -> _Raw:
+            ranking = score(candidates)
+            return self._measure(ranking, candidates, ranking)
+
+        return self._result(jax.jit(lambda data: jax.lax.map(block, data))(self.data.candidates))
+
+    def population(self, method: Method, parameters: Any, hypers: Any, shards: int = 1) -> list[Result]:
+        """Evaluate the served score of every member.
+
+        Args:
+            method: of all members.
+            parameters: leaves [M, ...].
+            hypers: leaves [M].
+            shards: devices over which members are spread.
+
+        Returns:
+            One result a member. AUC is that of the click head on the impressions.
+        """
+        members = jax.tree.leaves(hypers)[0].shape[0]
+        places = -(-members // shards) * shards
+        fill = np.minimum(np.arange(places), members - 1)
+        parameters, hypers = jax.tree.map(lambda leaf: jnp.asarray(leaf)[fill], (parameters, hypers))
+        raw = _place(partial(self._member, method), shards)(parameters, hypers, self.data, self.catalogue)
+        raw = jax.device_get(raw)
+        return [self._result(jax.tree.map(lambda leaf, i=index: leaf[i], raw)) for index in range(members)]
+
+    def _member(self, method: Method, parameters: Any, hyper: Any, data: EvaluationSet, catalogue: Catalogue) -> _Raw:
+        """One member on all blocks; item vectors are computed once for the whole catalogue, as at serving time."""
+        everything = catalogue.items | {"id": jnp.arange(len(next(iter(catalogue.items.values()))), dtype=jnp.int32)}
+        vectors = method.item_vectors(parameters, everything)
+
+        def block(part: EvaluationSet) -> _Raw:
+            batch = self.featurise(part.requests, catalogue)
+            users = method.user_vectors(parameters, batch)
+            heads = method.pair_scores(parameters, users, vectors[part.requests.items["id"]], batch.cross)
+            return self._measure(method.served(heads, hyper), part.candidates, heads["click"])
+
+        return jax.lax.map(block, data)
+
+    def _result(self, raw: _Raw) -> Result:
+        """Sum the blocks on the host.
+
+        Raises:
+            FloatingPointError: if a real candidate has no finite score.
+        """
+        raw = jax.device_get(raw)
+        if int(np.sum(raw.not_finite)):
+            raise FloatingPointError(f"{int(np.sum(raw.not_finite))} candidates have no finite score")
+        metrics, left_out, per_request = {}, {}, {}
+        for name, (values, valid) in raw.per_request.items():
+            values, valid = np.ravel(values), np.ravel(valid)
+            metrics[name] = float(values[valid].mean(dtype=np.float64)) if valid.any() else float("nan")
+            left_out[name] = int((~valid).sum())
+            per_request[name] = np.where(valid, values, np.nan).astype(np.float32)
+        metrics |= octile_table(jax.tree.map(lambda leaf: np.sum(leaf, axis=0), raw.octiles))
+        candidates = self.data.candidates
+        shown = np.asarray(candidates.exposed)
+        metrics["AUC"] = exposures.auc(raw.exposed_scores, candidates.in_scenario["click"], shown)
+        curves = {name: value(jax.tree.map(lambda leaf: np.sum(leaf, axis=0), t)) for name, t in raw.curves.items()}
+        return Result(metrics, left_out, per_request, curves)
+
+
+def _place(member: Callable[..., _Raw], shards: int) -> Callable[..., _Raw]:
+    """Map `member(parameters, hyper, data, catalogue)` over the population, spread over devices."""
+
+    def everyone(parameters: Any, hypers: Any, data: EvaluationSet, catalogue: Catalogue) -> _Raw:
+        return jax.lax.map(lambda pair: member(*pair, data, catalogue), (parameters, hypers))
+
+    if shards == 1:
+        return jax.jit(everyone)
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:shards]), ("population",))
+    spec = jax.sharding.PartitionSpec
+    split, whole = spec("population"), spec()
+    return jax.jit(jax.shard_map(everyone, mesh=mesh, in_specs=(split, split, whole, whole), out_specs=split))

@@ -1,0 +1,152 @@
+"""Losses of the order of a list: ListMLE and ListNet."""
+
+import jax
+import jax.numpy as jnp
+
+from hccp_jax.losses.reduction import NEGATIVE, ReduceFn, accumulated, list_mask, log_sum_exp, mean_valid
+
+
+def list_mle(
+    scores: jax.Array,
+    rank: jax.Array | None = None,
+    *,
+    where: jax.Array | None = None,
+    reduce_fn: ReduceFn = mean_valid,
+) -> jax.Array:
+    r"""ListMLE (Xia et al. 2008), the global and local consistency losses of HCCP, Eq 3 and 4.
+
+    .. math::
+        \ell(z, \pi) = \sum_j \Big[ \log \sum_{k \ge j} e^{z_{\pi(k)}} - z_{\pi(j)} \Big]
+
+    The negative log likelihood of the order under the Plackett-Luce model: each item against itself and all later
+    ones. Summed over positions, as in the paper.
+
+    Args:
+        scores: [..., K] floats; computed in float32 or wider, accurate for scores hundreds apart.
+        rank: [..., K], smaller is better; None means that the lists are stored best first, which spares the sort.
+            Equal ranks are taken in slot order: no randomness enters. Integers must lie below 2^31 / K in size;
+            floats may be anything but sort more slowly.
+        where: [..., K] bool, the items that count, anywhere in the list; the others are as if deleted.
+        reduce_fn: reduction of the per-list sums [...]; a list is valid if it has an item that counts. A list of one
+            item is valid and costs 0.
+
+    Returns:
+        A scalar, or what `reduce_fn` makes; 0 with zero gradient if no list has an item. Differentiable in reverse
+        mode only.
+
+    >>> print(f"{list_mle(jnp.log(jnp.array([[3.0, 2.0, 1.0]]))):.4f}")  # log(6/3) + log(3/2)
+    1.0986
+    >>> print(f"{list_mle(jnp.log(jnp.array([[2.0, 3.0, 1.0]])), jnp.array([[1, 0, 2]])):.4f}")
+    1.0986
+
+    """
+    mask = list_mask(scores, where)
+    # Masked scores are told by their value from here on: a sort then moves one array.
+    marked = jnp.where(mask, accumulated(scores), NEGATIVE)
+    if rank is not None:
+        order = _ascending(jnp.where(mask, rank, 0))
+        marked = jnp.take_along_axis(marked, order, axis=-1)
+    values = _plackett_luce(marked) if scores.shape[-1] else jnp.sum(marked, axis=-1)
+    return reduce_fn(values, jnp.any(mask, axis=-1))
+
+
+def _ascending(rank: jax.Array) -> jax.Array:
+    """Stable argsort of the last axis."""
+    if not jnp.issubdtype(rank.dtype, jnp.integer):
+        return jnp.argsort(rank, axis=-1, stable=True)
+    # Rank and slot in one integer: XLA on the CPU sorts single numbers about three times faster than pairs.
+    rank = rank.astype(jnp.promote_types(rank.dtype, jnp.int32))
+    size, slot = rank.shape[-1], jax.lax.broadcasted_iota(rank.dtype, rank.shape, rank.ndim - 1)
+    return jnp.sort(rank * size + slot, axis=-1) % size
+
+
+@jax.custom_vjp
+def _plackett_luce(scores: jax.Array) -> jax.Array:
+    """[..., K] scores, best first and `NEGATIVE` where masked, to the per-list loss [...]."""
+    return _plackett_luce_fwd(scores)[0]
+
+
+def _plackett_luce_fwd(scores: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """Peak p_k and total a_k of each suffix: the sum of exp(scores[k:]) is a_k exp(p_k).
+
+    They stay apart because their rounding errors are relative to 1. Those of a running log-sum-exp are relative to
+    the scores, and an error of 1e-5 in an exponent of 400 shows in the gradient.
+    """
+
+    def step(carry, score):
+        peak, total = carry
+        shrink = jnp.exp(-jnp.abs(score - peak))
+        total = jnp.where(score > peak, total * shrink + 1.0, total + shrink)
+        carry = jnp.maximum(peak, score), total
+        return carry, carry
+
+    scores = jnp.moveaxis(scores, -1, 0)
+    # full_like and not a constant: inside shard_map the carry varies over the devices as the scores do.
+    init = jnp.full_like(scores[0], NEGATIVE), jnp.zeros_like(scores[0])
+    _, (peak, total) = jax.lax.scan(step, init, scores, reverse=True, unroll=8)
+    # Trailing padding adds itself to `total`, but the first real score before it outweighs it by e^(1e30).
+    terms = (peak - scores) + jnp.log(total)
+    return jnp.sum(jnp.where(scores != NEGATIVE, terms, 0.0), axis=0), (scores, peak, total)
+
+
+def _plackett_luce_bwd(residuals: tuple[jax.Array, ...], cotangent: jax.Array) -> tuple[jax.Array]:
+    """Gradient e^(z_k) * (sum of 1 / S_j over j <= k) - 1, S_j the suffix sums; linear in the length of the list.
+
+    t_k = S_k * (sum of 1 / S_j over j <= k) obeys t_k = 1 + t_(k-1) S_k / S_(k-1), a ratio of at most 1, so that
+    nothing overflows.
+    """
+    scores, peak, total = residuals
+    real = scores != NEGATIVE
+    shrink = jnp.exp(jnp.diff(peak, axis=0)) * (total[1:] / total[:-1])
+    shrink = jnp.concatenate([jnp.zeros_like(shrink, shape=(1, *shrink.shape[1:])), shrink])
+
+    def step(above, now):
+        above = above * now[0] + now[1]
+        return above, above
+
+    inputs = shrink, real.astype(scores.dtype)
+    _, above = jax.lax.scan(step, jnp.zeros_like(scores[0]), inputs, unroll=8)
+    slope = jnp.where(real, jnp.exp(scores - peak) / total * above - 1.0, 0.0)
+    return (jnp.moveaxis(slope * cotangent[None], 0, -1),)
+
+
+_plackett_luce.defvjp(_plackett_luce_fwd, _plackett_luce_bwd)
+
+
+def list_net(
+    scores: jax.Array,
+    labels: jax.Array,
+    *,
+    where: jax.Array | None = None,
+    reduce_fn: ReduceFn = mean_valid,
+) -> jax.Array:
+    r"""ListNet, top one (Cao et al. 2007), with binary feedback: HCCP's baseline Base+ListNet.
+
+    .. math::
+        \ell(z, y) = -\sum_j \frac{y_j}{\sum_k y_k} \log \frac{e^{z_j}}{\sum_k e^{z_k}}
+
+    The original takes softmax(y) for its target; with 0/1 labels y / sum(y) is customary and puts no weight on items
+    without feedback.
+
+    Args:
+        scores: [..., K] floats; computed in float32 or wider.
+        labels: [..., K], not negative.
+        where: [..., K] bool, the items that count.
+        reduce_fn: reduction of the per-list values [...]; a list is valid if its labels have a positive sum.
+
+    Returns:
+        A scalar, or what `reduce_fn` makes; 0 with zero gradient if no list has a positive label.
+
+    >>> loss = list_net(jnp.log(jnp.array([[1.0, 2.0, 5.0]])), jnp.array([[0.0, 1.0, 0.0]]))
+    >>> print(f"{loss:.4f}")  # log(8/2)
+    1.3863
+
+    """
+    mask = list_mask(scores, where)
+    z = jnp.where(mask, accumulated(scores), 0.0)
+    y = jnp.where(mask, accumulated(labels), 0.0)
+    total = jnp.sum(y, axis=-1)
+    valid = ~(total <= 0)  # Not `total > 0`: a NaN label must not drop its list in silence.
+    target = y / jnp.where(valid, total, 1.0)[..., None]
+    normalizer = jnp.where(valid, log_sum_exp(z, mask), 0.0)
+    return reduce_fn(jnp.sum(target * (normalizer[..., None] - z), axis=-1), valid)

@@ -1,0 +1,98 @@
+"""Atomic checkpoints of one run through Orbax: the latest two and the best are kept."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from hccp_jax.errors import UserError
+from hccp_jax.training.state import TrainState
+
+# Orbax reports every save and load through absl at INFO and warns about options it fills in by itself.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+METRIC = "validation"
+_NO_METRIC = -1e30  # JSON has no infinity
+
+
+def to_host(state: TrainState) -> dict[str, Any]:
+    """The state as a tree of NumPy arrays; the typed key becomes its data."""
+    tree = {field: getattr(state, field) for field in ("step", "parameters", "moments", "alive")}
+    return jax.tree.map(np.asarray, tree | {"key": jax.random.key_data(state.key)})
+
+
+def to_state(tree: dict[str, Any]) -> TrainState:
+    """The inverse of `to_host`."""
+    return TrainState(**{**tree, "key": jax.random.wrap_key_data(tree["key"])})
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open (and create) the directory; what a killed save left behind is removed.
+
+        Raises:
+            UserError: if the directory cannot be written.
+        """
+        self.directory = directory.absolute()
+        policies = ocp.training.preservation_policies
+        best = policies.BestN(get_metric_fn=lambda metrics: metrics[METRIC], n=1)
+        try:
+            self._checkpointer = ocp.training.Checkpointer(
+                self.directory,
+                save_decision_policy=ocp.training.save_decision_policies.ContinuousCheckpointingPolicy(),
+                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
+                cleanup_tmp_directories=True,
+            )
+        except OSError as error:
+            raise UserError(f"out={directory}: cannot write checkpoints ({error.strerror})") from None
+
+    def save(self, tree: dict[str, Any], metric: float | None = None) -> None:
+        """Save a `to_host` tree under its step, in the background; `metric` decides the best, larger is better."""
+        metrics = {METRIC: metric if metric is not None else _NO_METRIC}
+        self._checkpointer.save_async(int(tree["step"]), jax.tree.map(np.asarray, tree), metrics=metrics)
+
+    def wait(self) -> None:
+        """Block until what was saved is durable."""
+        self._checkpointer.wait()
+
+    def close(self) -> None:
+        """Finish and release."""
+        self._checkpointer.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps with a finished checkpoint, oldest first."""
+        return sorted(found.step for found in self._checkpointer.checkpoints)
+
+    @property
+    def best_step(self) -> int | None:
+        """The step with the largest metric, the earliest among equals; None without checkpoints."""
+        found = [(c.metrics or {}).get(METRIC, _NO_METRIC) for c in self._checkpointer.checkpoints]
+        steps = [c.step for c in self._checkpointer.checkpoints]
+        return min(zip(steps, found, strict=True), key=lambda pair: (-pair[1], pair[0]))[0] if steps else None
+
+    def metric(self, step: int) -> float:
+        """The metric saved with a step, _NO_METRIC if none."""
+        return next((c.metrics or {}).get(METRIC, _NO_METRIC) for c in self._checkpointer.checkpoints if c.step == step)
+
+    def load(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+        """Load the tree saved at a step.
+
+        Args:
+            step: one of `steps`.
+            like: a tree of arrays with the shapes and dtypes to expect.
+
+        Raises:
+            UserError: if it is damaged or does not fit the configuration.
+        """
+        try:
+            tree = self._checkpointer.load(step, like)
+        except Exception as error:  # Orbax raises many kinds for a damaged file
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(f"checkpoint {self.directory / str(step)}: cannot be read ({first[:160]})") from None
+        return jax.tree.map(np.asarray, tree)

@@ -1,0 +1,250 @@
+"""The training loop: chunks of steps for a population of runs, logged, checkpointed and resumable bit for bit."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hccp_jax.config import field
+from hccp_jax.data.source import Source
+from hccp_jax.errors import UserError
+from hccp_jax.methods.base import Method
+from hccp_jax.training.checkpoints import Checkpoints, to_host, to_state
+from hccp_jax.training.logbook import Logbook
+from hccp_jax.training.parallel import wrap
+from hccp_jax.training.state import TrainState, initial_state
+from hccp_jax.training.step import train_chunk
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Length and rhythm of training."""
+
+    steps: int = field(400, "updates", at_least=1)
+    batch: int = field(128, "requests an update, over all devices", at_least=2)
+    chunk: int = field(25, "most updates between two looks at the log; no host contact inside", at_least=1)
+    checkpoint_every: int = field(200, "updates between checkpoints", at_least=1)
+    validate_every: int = field(
+        0, "updates between validations that choose the best step; 0: keep the last", at_least=0
+    )
+    tensorboard: bool = field(False, "also write TensorBoard event files (needs tensorboardX)")
+
+    @property
+    def chunk_steps(self) -> int:
+        """The largest divisor of `steps` within `chunk`: all chunks are alike, so one program serves them all."""
+        return max(size for size in range(1, min(self.chunk, self.steps) + 1) if self.steps % size == 0)
+
+    def due(self, step: int, every: int) -> bool:
+        """Whether something done every so many updates is due after the chunk that ends at `step`."""
+        return every > 0 and step // every > (step - self.chunk_steps) // every
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a population runs: wrapper, devices of the data axis, devices of the population axis."""
+
+    kind: str = "single"
+    devices: int = 1
+    population: int = 1
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a population: its name for messages, its numbers, its seed and its directory."""
+
+    name: str
+    hyper: Any
+    seed: int
+    directory: Path
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves: the states to evaluate (leaves [M, ...]) and the step each of them is of."""
+
+    states: TrainState
+    steps: list[int]
+
+
+Report = Callable[[int, dict[str, float]], None]
+Validate = Callable[[TrainState], np.ndarray]
+
+
+def train(
+    method: Method,
+    source: Source,
+    members: Sequence[Member],
+    config: TrainConfig,
+    placement: Placement,
+    report: Report,
+    warn: Callable[[str], None],
+    validate: Validate | None = None,
+) -> Trained:
+    """Train a population of runs that differ in seed and traced numbers only.
+
+    The decisions of a start, in order: (1) open each member's checkpoints, dropping half-written ones; (2) resume from
+    the newest step that every member can load, an unreadable checkpoint being skipped with a warning; (3) else start
+    from step 0; (4) drop log lines beyond that step.
+
+    Args:
+        method: what to train.
+        source: where batches come from.
+        members: the runs; `seed` gives the initial parameters, the order of requests and all draws.
+        config: length and rhythm.
+        placement: devices.
+        report: called with (step, means over members) after each chunk.
+        warn: called with one line.
+        validate: states -> [M] numbers, larger is better; used every `config.validate_every` updates.
+
+    Returns:
+        The last states, or the best ones by validation.
+
+    Raises:
+        UserError: on a loss that is not finite (the checkpoint before it is kept), or bad placement.
+    """
+    seeds = sorted({member.seed for member in members})
+    sample = jax.tree.map(lambda leaf: leaf[0, 0], source.chunk(seeds[:1], 0, 1))
+    run = _Run(method, source, members, config, placement, seeds, sample)
+    books = [Checkpoints(member.directory / "checkpoints") for member in members]
+    try:
+        states = run.restore(books, warn)
+        first = int(jax.device_get(states.step)[0])
+        logs = [Logbook(member.directory, first, config.tensorboard) for member in members]
+        states = run.advance(states, first, books, logs, report, validate)
+        for log in logs:
+            log.close()
+        for book in books:
+            book.wait()
+        if not config.validate_every or validate is None:
+            return Trained(states, [config.steps] * len(members))
+        best = [book.best_step for book in books]
+        like = run.blank()
+        trees = [book.load(step, like) for book, step in zip(books, best, strict=True)]
+        return Trained(to_state(_stack(trees)), [int(step) for step in best])
+    finally:
+        for book in books:
+            book.close()
+
+
+def _stack(trees: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+class _Run:
+    """The pieces of one call of `train`."""
+
+    def __init__(self, method, source, members, config, placement, seeds, sample) -> None:
+        self.method, self.source, self.members, self.config = method, source, members, config
+        self.seeds = seeds
+        if config.batch % placement.devices:
+            raise UserError(f"train.batch={config.batch}: expected a multiple of the {placement.devices} devices")
+        chunk = partial(train_chunk, method, source.featurise)
+        self.wrapped = wrap(chunk, placement.kind, placement.devices, placement.population)
+        # members fill the population axis; the last one stands in for the empty places
+        self.places = -(-len(members) // self.wrapped.population) * self.wrapped.population
+        filled = list(members) + [members[-1]] * (self.places - len(members))
+        self.hypers = jax.tree.map(lambda *x: jnp.stack([jnp.float32(v) for v in x]), *(m.hyper for m in filled))
+        self.streams = jnp.array([seeds.index(m.seed) for m in filled], jnp.int32)
+        keys = jnp.stack([jax.random.key(m.seed) for m in filled])
+
+        def start(key: jax.Array, batch: Any, catalogue: Any) -> TrainState:
+            return initial_state(method, key, source.featurise(batch, catalogue))
+
+        one_request = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), sample)
+        self.start = jax.jit(jax.vmap(start, in_axes=(0, None, None)))
+        self.arguments = (keys, one_request, source.catalogue)
+
+    def blank(self) -> dict[str, Any]:
+        """A tree of one member's shapes and dtypes."""
+        shapes = jax.eval_shape(lambda *a: _host_shapes(self.start(*a)), *self.arguments)
+        return jax.tree.map(lambda x: np.zeros(x.shape[1:], x.dtype), shapes)
+
+    def restore(self, books: Sequence[Checkpoints], warn: Callable[[str], None]) -> TrainState:
+        """The states to begin with, [places, ...]."""
+        common = set.intersection(*(set(book.steps) for book in books))
+        for step in sorted(common, reverse=True):
+            try:
+                like = self.blank()
+                trees = [book.load(step, like) for book in books]
+            except UserError as error:
+                warn(f"{error}; trying an earlier one")
+                continue
+            trees += [trees[-1]] * (self.places - len(trees))
+            return to_state(jax.tree.map(jnp.asarray, _stack(trees)))
+        if common:
+            raise UserError(
+                f"checkpoints in {books[0].directory.parent}: none can be read; remove the directory to start afresh"
+            )
+        return self.start(*self.arguments)
+
+    def advance(
+        self,
+        states: TrainState,
+        first: int,
+        books: Sequence[Checkpoints],
+        logs: Sequence[Logbook],
+        report: Report,
+        validate: Validate | None,
+    ) -> TrainState:
+        """Run the remaining chunks."""
+        config, size = self.config, self.config.chunk_steps
+        total = jnp.float32(config.steps)
+        batches = self.source.chunk(self.seeds, first, size) if first < config.steps else None
+        started, done = time.monotonic(), 0
+        for step in range(first, config.steps, size):
+            states, metrics = self.wrapped.run(states, self.hypers, self.streams, batches, self.source.catalogue, total)
+            end = step + size
+            if end < config.steps:  # generated while the chunk runs
+                batches = self.source.chunk(self.seeds, end, size)
+            values = {name: np.asarray(leaf)[: len(self.members)] for name, leaf in metrics.items()}
+            self._refuse_not_finite(values, step, states, books)
+            for index, log in enumerate(logs):
+                log.write(end, {name: float(leaf[index].mean()) for name, leaf in values.items()})
+            done += size * config.batch * len(self.members)
+            mean = {name: float(leaf.mean()) for name, leaf in values.items()}
+            report(end, mean | {"requests_per_second": done / (time.monotonic() - started)})
+            self._keep(states, end, books, validate)
+        return jax.tree.map(lambda leaf: leaf[: len(self.members)], states)
+
+    def _keep(self, states: TrainState, end: int, books: Sequence[Checkpoints], validate: Validate | None) -> None:
+        """Validate and checkpoint if due."""
+        validated = validate is not None and (
+            self.config.due(end, self.config.validate_every)
+            or (self.config.validate_every and end == self.config.steps)
+        )
+        if not (validated or self.config.due(end, self.config.checkpoint_every) or end == self.config.steps):
+            return
+        own = jax.tree.map(lambda leaf: leaf[: len(self.members)], states)
+        scores = validate(own) if validated and validate is not None else [None] * len(self.members)
+        tree = to_host(own)
+        for index, (book, score) in enumerate(zip(books, scores, strict=True)):
+            book.save(jax.tree.map(lambda leaf, i=index: leaf[i], tree), None if score is None else float(score))
+
+    def _refuse_not_finite(
+        self, values: dict[str, np.ndarray], step: int, states: TrainState, books: Sequence[Checkpoints]
+    ) -> None:
+        """Stop at the first non-finite loss; the states did not change from that step on and are saved."""
+        bad = ~np.isfinite(values["loss"])
+        if not bad.any():
+            return
+        offset, member = np.argwhere(bad.T)[0]  # the first step, then the first member
+        terms = [name for name, leaf in values.items() if name != "loss" and not np.isfinite(leaf[member, offset])]
+        tree = to_host(jax.tree.map(lambda leaf: leaf[: len(self.members)], states))
+        for index, book in enumerate(books):
+            book.save(jax.tree.map(lambda leaf, i=index: leaf[i], tree))
+            book.wait()
+        raise UserError(
+            f"{self.members[member].name}: loss is not finite at step {step + int(offset) + 1} "
+            f"(terms: {', '.join(terms) or 'loss'}); the state before it is kept; try a smaller hyper.learning_rate"
+        )
+
+
+def _host_shapes(state: TrainState) -> dict[str, Any]:
+    tree = {name: getattr(state, name) for name in ("step", "parameters", "moments", "alive")}
+    return tree | {"key": jax.random.key_data(state.key)}
