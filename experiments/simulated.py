@@ -40,7 +40,7 @@ def _run_group(context: Context, trials: list[Trial]) -> None:
     trained = [trial for trial in trials if not trial.row.reference]
     world = open_world(settings.world)
     source = _source(context, settings, world, sorted({trial.seed for trial in trained}) or [0])
-    with ThreadPoolExecutor(1) as beside:  # compiles and generates on the other core while training compiles
+    with ThreadPoolExecutor(1) as beside:  # compiles on the other core while training compiles
         pending = beside.submit(_evaluator, settings, world, source, "evaluation")
         states = _train(context, settings, world, source, trained) if trained else None
         evaluator = pending.result()

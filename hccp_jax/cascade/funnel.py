@@ -76,7 +76,7 @@ def logging_scores(world: World, config: WorldConfig, context: Context, ids: jax
     """[U, P] scores of the pre-ranker that produced the log: content match, appeal and some popularity."""
     history = world.content[context.history]
     wish = 0.5 * history.mean(axis=1) + 0.5 * history[:, -RECENT:].mean(axis=1)
-    prior = 0.3 * world.appeal + config.preranker_popularity * world.log_popularity
+    prior = 0.3 * world.appeal + config.preranker_popularity * world.popularity
     return jnp.einsum("upc,uc->up", world.content[ids], wish) * 2.0 + prior[ids]
 
 

@@ -58,7 +58,7 @@ def catalogue(world: World, config: WorldConfig) -> Catalogue:
     """The observable part of the world."""
     statistics = [world.appeal[:, None], world.price[:, None]]
     if config.observe_popularity:
-        statistics.append(world.log_popularity[:, None])
+        statistics.append(world.popularity[:, None])
     # category 0 is the padding row's, so real categories begin at 1
     category = jnp.where(jnp.arange(config.items + 1) > 0, world.category + 1, 0)
     return Catalogue(

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from hccp_jax.cascade import logs
 from hccp_jax.cascade.world import World, WorldConfig
 from hccp_jax.data.catalogue import Catalogue, attach
-from hccp_jax.data.requests import RequestBatch
+from hccp_jax.data.requests import RequestBatch, Stage
 from hccp_jax.data.source import Source, log_chunk
 
 
@@ -51,11 +51,15 @@ def _batches(
     size: int,
     devices: int,
 ) -> RequestBatch:
-    """Batches [n, size, ...] of (stream, step) pairs, the last pair filling up the devices."""
+    """Batches [n, size, ...] of (stream, step) pairs, as NumPy; the last pair fills up the devices.
+
+    Shards are joined on the host: joining them on the devices would be a collective, and a collective of simulated CPU
+    devices can block for ever while another program runs.
+    """
     filled = list(pairs) + [pairs[-1]] * (-len(pairs) % devices)
     streams, steps = (jnp.asarray(column, jnp.int32) for column in zip(*filled, strict=True))
     batches = _fresh(world, config, samples, streams, steps, size, devices)
-    return jax.tree.map(lambda leaf: leaf[: len(pairs)], batches)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(pairs)], batches)
 
 
 def fresh_source(
@@ -85,7 +89,7 @@ def fresh_source(
         return jax.tree.map(lambda leaf: leaf.reshape(len(streams), count, *leaf.shape[1:]), batches)
 
     # one chunk shape throughout, so the item frequencies come from the program that generates training batches
-    counts = jnp.zeros(config.items + 1)
+    counts = np.zeros(config.items + 1, np.float32)
     for first in range(0, -(-config.frequency_requests // size), seeds * steps):
         pairs = [(logs.STREAMS["frequency"], first + step) for step in range(seeds * steps)]
         batch = _batches(world, config, samples, pairs, size, devices)
@@ -94,18 +98,17 @@ def fresh_source(
     return Source(spec, with_frequency(logs.catalogue(world, config), counts), featurise, chunk, None, counts)
 
 
-@partial(jax.jit, static_argnums=1)
-def impressions(batch: RequestBatch, rows: int) -> jax.Array:
-    """[rows] float32 impressions of each item id in batches with any leading axes."""
-    shown = jnp.where(batch.exposed, batch.items["id"], 0)
-    return jnp.zeros(rows).at[shown.ravel()].add(1.0).at[0].set(0.0)
+def impressions(batch: RequestBatch, rows: int) -> np.ndarray:
+    """[rows] float32 impressions of each item id in NumPy batches with any leading axes."""
+    shown = batch.items["id"][batch.stage == Stage.EXPOSED]
+    return np.bincount(shown, minlength=rows).astype(np.float32)
 
 
-def with_frequency(catalogue: Catalogue, counts: jax.Array) -> Catalogue:
+def with_frequency(catalogue: Catalogue, counts: np.ndarray) -> Catalogue:
     """Add "log_frequency": log of an item's share of impressions over that of a uniform draw, smoothed by one."""
-    smoothed = counts.at[0].set(0.0) + 1.0
-    share = smoothed / smoothed[1:].sum() * (len(counts) - 1)
-    return catalogue.replace(items=catalogue.items | {"log_frequency": jnp.log(share).at[0].set(0.0)})
+    smoothed = counts[1:] + 1.0
+    relative = np.r_[0.0, np.log(smoothed / smoothed.mean())].astype(np.float32)
+    return catalogue.replace(items=catalogue.items | {"log_frequency": jnp.asarray(relative)})
 
 
 def logged_source(size: int, requests: int, fresh: Source) -> Source:
@@ -115,7 +118,7 @@ def logged_source(size: int, requests: int, fresh: Source) -> Source:
     """
     batches = []
     for step in range(-(-requests // size)):
-        batches.append(jax.tree.map(np.asarray, jax.tree.map(lambda leaf: leaf[0, 0], fresh.chunk([0], step, 1))))
+        batches.append(jax.tree.map(lambda leaf: leaf[0, 0], fresh.chunk([0], step, 1)))
     log = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:requests], *batches)
 
     return Source(fresh.spec, fresh.catalogue, featurise, log_chunk(log, size), requests / size, fresh.frequency)

@@ -41,13 +41,13 @@ class WorldConfig:
     ranker_error_head: float = field(0.3, "ranker error (logits) on the most popular item", at_least=0.0)
     ranker_error_tail: float = field(1.0, "ranker error (logits) on the rarest item", at_least=0.0)
     ranker_requests: int = field(8192, "bootstrap requests that the trained ranker learns from", at_least=256)
-    preranker_popularity: float = field(0.2, "weight of log popularity in the logging pre-ranker", at_least=0.0)
-    quality_popularity: float = field(0.2, "correlation of an item's quality with its log popularity", at_most=0.99)
+    preranker_popularity: float = field(0.2, "weight of popularity in the logging pre-ranker", at_least=0.0)
+    quality_popularity: float = field(0.2, "correlation of an item's quality with its popularity", at_most=0.99)
     affinity: float = field(9.0, "click logits per unit of affinity", above=0.0)
     click_bias: float = field(-10.0, "click logit of an item without affinity, quality or price gap")
     purchase_bias: float = field(-1.6, "logit of a purchase, given a click")
     elsewhere: float = field(0.45, "chance that a candidate is also seen in another scenario", at_least=0, at_most=1)
-    observe_popularity: bool = field(False, "show log popularity to the models (worsens the tail)")
+    observe_popularity: bool = field(False, "show popularity to the models (worsens the tail)")
     frequency_requests: int = field(4096, "logged requests whose impressions give the item frequencies", at_least=1)
 
 
@@ -58,7 +58,7 @@ class World:
     Attributes:
         taste: [items + 1, latent] hidden unit vectors.
         quality, value, price: [items + 1] hidden click quality, hidden purchase quality, observable price.
-        log_popularity: [items + 1] standardised.
+        popularity: [items + 1] normal quantile of the popularity rank, about +4 the head, -4 the rarest.
         rarity: [items + 1] popularity rank over catalogue size, 0 the head.
         category, cluster: [items + 1] int32.
         content: [items + 1, CONTENT] observable, noisier for rare items.
@@ -75,7 +75,7 @@ class World:
     quality: jax.Array
     value: jax.Array
     price: jax.Array
-    log_popularity: jax.Array
+    popularity: jax.Array
     rarity: jax.Array
     category: jax.Array
     cluster: jax.Array
@@ -147,9 +147,8 @@ def _build(config: WorldConfig) -> World:
         return hashing.normal(purpose, seed, *keys)
 
     rarity = item / n
-    log_popularity = -config.zipf * jnp.log(item + 1.0)
-    popularity = jnp.exp(log_popularity)
-    standard = (log_popularity - log_popularity.mean()) / (log_popularity.std() + 1e-6)
+    popularity = (item + 1.0) ** -config.zipf
+    standard = jax.scipy.special.ndtri(1.0 - (item + 0.5) / n)  # the head of a zipf law would be nine deviations out
     # categories of unequal size: the square of a uniform draw favours the first ones
     category = jnp.floor(hashing.uniform("category", seed, item) ** 1.5 * config.categories).astype(jnp.int32)
     centres = _unit(draw("centre", jnp.arange(config.categories), config.latent))
@@ -195,7 +194,7 @@ def _build(config: WorldConfig) -> World:
         quality=_pad(quality),
         value=_pad(draw("value", item)),
         price=_pad(price),
-        log_popularity=_pad(standard),
+        popularity=_pad(standard),
         rarity=_pad(rarity),
         category=_pad(category),
         cluster=_pad(cluster),

@@ -29,7 +29,7 @@ class Source:
     featurise: Callable[[RequestBatch, Catalogue], RequestBatch]
     chunk: Callable[[Sequence[int], int, int], RequestBatch]
     epoch_steps: float | None
-    frequency: jax.Array
+    frequency: np.ndarray
 
     def epochs(self, steps: int) -> float:
         """Passes over the log after that many steps; fresh requests are never seen twice, so at most one pass."""

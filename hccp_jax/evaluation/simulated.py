@@ -61,7 +61,7 @@ def _evaluation_set(data: logs.HeldOut, octile: jax.Array, seed: jax.Array) -> E
 
 
 def evaluation_set(
-    world: World, config: WorldConfig, counts: jax.Array, requests: int, stream: str = "evaluation"
+    world: World, config: WorldConfig, counts: np.ndarray, requests: int, stream: str = "evaluation"
 ) -> EvaluationSet:
     """Held-out requests of a stream that training never sees.
 
@@ -81,11 +81,11 @@ def evaluation_set(
     return _evaluation_set(data, jnp.asarray(octile), jnp.int32(config.seed))
 
 
-def references(counts: jax.Array) -> dict[str, Callable[[CandidateSet], jax.Array]]:
+def references(counts: np.ndarray) -> dict[str, Callable[[CandidateSet], jax.Array]]:
     """The reference rows of a simulated table: truth and ranker above, popularity and random below."""
     return {
         "truth": lambda c: c.truth,
         "ranker": lambda c: -c.ranker_rank.astype(jnp.float32),
-        "popularity": lambda c: counts[c.ids],
+        "popularity": lambda c: jnp.asarray(counts)[c.ids],
         "random": lambda c: hashing.uniform("random row", jnp.arange(c.ids.shape[0])[:, None], c.ids),
     }

@@ -19,7 +19,10 @@ _NO_METRIC = -1e30  # JSON has no infinity
 
 
 def to_host(state: TrainState) -> dict[str, Any]:
-    """The state as a tree of NumPy arrays; the typed key becomes its data."""
+    """The state as a tree of NumPy arrays; the typed key becomes its data.
+
+    A population that is spread over devices is joined here, on the host, without a collective.
+    """
     tree = {field: getattr(state, field) for field in ("step", "parameters", "moments", "alive")}
     return jax.tree.map(np.asarray, tree | {"key": jax.random.key_data(state.key)})
 

@@ -1,7 +1,8 @@
 """The training loop: chunks of steps for a population of runs, logged, checkpointed and resumable bit for bit."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -114,7 +115,7 @@ def train(
     books = [Checkpoints(member.directory / "checkpoints") for member in members]
     try:
         states = run.restore(books, warn)
-        first = int(jax.device_get(states.step)[0])
+        first = int(np.asarray(states.step)[0])
         logs = [Logbook(member.directory, first, config.tensorboard) for member in members]
         states = run.advance(states, first, books, logs, report, validate)
         for log in logs:
@@ -141,7 +142,7 @@ class _Run:
 
     def __init__(self, method, source, members, config, placement, seeds, sample) -> None:
         self.method, self.source, self.members, self.config = method, source, members, config
-        self.seeds = seeds
+        self.seeds, self.placement = seeds, placement
         if config.batch % placement.devices:
             raise UserError(f"train.batch={config.batch}: expected a multiple of the {placement.devices} devices")
         chunk = partial(train_chunk, method, source.featurise)
@@ -210,7 +211,28 @@ class _Run:
             mean = {name: float(leaf.mean()) for name, leaf in values.items()}
             report(end, mean | {"requests_per_second": done / (time.monotonic() - started)})
             self._keep(states, end, books, validate)
-        return jax.tree.map(lambda leaf: leaf[: len(self.members)], states)
+        return to_state(self.own(states))
+
+    def batches(self, first: int) -> Iterator[Any]:
+        """The chunks from a step on; the next one is made while the last one trains.
+
+        Not with several data devices: their collectives and another program may wait for each other on a CPU.
+        """
+        size, steps = self.config.chunk_steps, self.config.steps
+        make = partial(self.source.chunk, self.seeds)
+        if self.placement.devices > 1:
+            yield from (make(step, size) for step in range(first, steps, size))
+            return
+        with ThreadPoolExecutor(1) as ahead:
+            pending = ahead.submit(make, first, size) if first < steps else None
+            for step in range(first, steps, size):
+                batch = pending.result()
+                pending = ahead.submit(make, step + size, size) if step + size < steps else None
+                yield batch
+
+    def own(self, states: TrainState) -> dict[str, Any]:
+        """The members' states on the host, without those that fill empty places."""
+        return jax.tree.map(lambda leaf: leaf[: len(self.members)], to_host(states))
 
     def _keep(self, states: TrainState, end: int, books: Sequence[Checkpoints], validate: Validate | None) -> None:
         """Validate and checkpoint if due."""
@@ -220,9 +242,8 @@ class _Run:
         )
         if not (validated or self.config.due(end, self.config.checkpoint_every) or end == self.config.steps):
             return
-        own = jax.tree.map(lambda leaf: leaf[: len(self.members)], states)
-        scores = validate(own) if validated and validate is not None else [None] * len(self.members)
-        tree = to_host(own)
+        tree = self.own(states)
+        scores = validate(to_state(tree)) if validated and validate is not None else [None] * len(self.members)
         for index, (book, score) in enumerate(zip(books, scores, strict=True)):
             book.save(jax.tree.map(lambda leaf, i=index: leaf[i], tree), None if score is None else float(score))
 
@@ -235,7 +256,7 @@ class _Run:
             return
         offset, member = np.argwhere(bad.T)[0]  # the first step, then the first member
         terms = [name for name, leaf in values.items() if name != "loss" and not np.isfinite(leaf[member, offset])]
-        tree = to_host(jax.tree.map(lambda leaf: leaf[: len(self.members)], states))
+        tree = self.own(states)
         for index, book in enumerate(books):
             book.save(jax.tree.map(lambda leaf, i=index: leaf[i], tree))
             book.wait()
