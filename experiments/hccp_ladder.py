@@ -7,6 +7,7 @@ The paper's table is in differences to Base on private JD data; its order of the
 tested. `fused` columns serve click plus consistency logit.
 """
 
+import itertools
 from dataclasses import replace
 
 from experiments.experiment import Claim, Column, Experiment, Row
@@ -90,7 +91,7 @@ EXPERIMENT = Experiment(
         ),
         *(
             _step(number, worse, better, "ISH@100")
-            for number, (worse, better) in enumerate(zip(_LADDER, _LADDER[1:], strict=False), start=1)
+            for number, (worse, better) in enumerate(itertools.pairwise(_LADDER), start=1)
         ),
         _step(6, "base", "without_up", "ASH@100"),
         _step(7, "without_up", "without_margin", "ASH@100"),

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from hccp_jax.cascade import logs
 from hccp_jax.cascade.world import World, WorldConfig
-from hccp_jax.data.catalogue import Catalogue, attach
+from hccp_jax.data.catalogue import Catalogue, attach, with_frequency
 from hccp_jax.data.requests import RequestBatch, Stage
 from hccp_jax.data.source import Source, log_chunk
 
@@ -102,13 +102,6 @@ def impressions(batch: RequestBatch, rows: int) -> np.ndarray:
     """[rows] float32 impressions of each item id in NumPy batches with any leading axes."""
     shown = batch.items["id"][batch.stage == Stage.EXPOSED]
     return np.bincount(shown, minlength=rows).astype(np.float32)
-
-
-def with_frequency(catalogue: Catalogue, counts: np.ndarray) -> Catalogue:
-    """Add "log_frequency": log of an item's share of impressions over that of a uniform draw, smoothed by one."""
-    smoothed = counts[1:] + 1.0
-    relative = np.r_[0.0, np.log(smoothed / smoothed.mean())].astype(np.float32)
-    return catalogue.replace(items=catalogue.items | {"log_frequency": jnp.asarray(relative)})
 
 
 def logged_source(size: int, requests: int, fresh: Source) -> Source:

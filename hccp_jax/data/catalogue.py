@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from hccp_jax.data.requests import RequestBatch
@@ -69,3 +70,10 @@ def attach(batch: RequestBatch, catalogue: Catalogue) -> RequestBatch:
         rows = table[user_ids]
         user[name] = jnp.concatenate([user[name], rows], axis=-1) if name in user else rows
     return batch.replace(items=items, history=history, user=user)
+
+
+def with_frequency(catalogue: Catalogue, counts: np.ndarray) -> Catalogue:
+    """Add "log_frequency": log of an item's share of impressions over that of a uniform draw, smoothed by one."""
+    smoothed = counts[1:] + 1.0
+    relative = np.r_[0.0, np.log(smoothed / smoothed.mean())].astype(np.float32)
+    return catalogue.replace(items=catalogue.items | {"log_frequency": jnp.asarray(relative)})

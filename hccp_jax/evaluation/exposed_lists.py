@@ -1,0 +1,69 @@
+"""Scores exposed lists of held-out real requests: AUC, AUC by user, log-loss."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from hccp_jax.data.catalogue import Catalogue
+from hccp_jax.data.requests import RequestBatch
+from hccp_jax.evaluation import exposures
+from hccp_jax.methods.base import Method
+
+BLOCK = 512
+
+
+@dataclass(frozen=True)
+class ExposedLists:
+    """Evaluates scores of exposed items.
+
+    Attributes:
+        requests: NumPy leaves [n, ...], exposures only.
+        catalogue: feature tables.
+        featurise: attaches features to a stored batch.
+    """
+
+    requests: RequestBatch
+    catalogue: Catalogue
+    featurise: Callable[[RequestBatch, Catalogue], RequestBatch]
+
+    def measure(self, logits: dict[str, Any], probabilistic: bool = True) -> dict[str, float]:
+        """Metrics of task -> [n, K] logits; without log-loss where they are no logits."""
+        found = {}
+        exposed = np.asarray(self.requests.exposed)
+        users = np.broadcast_to(self.requests.user["id"][:, None], exposed.shape)
+        for task, label in self.requests.labels.items():
+            if task not in logits:
+                continue
+            found[f"{task}/AUC"] = exposures.auc(logits[task], label, exposed)
+            found[f"{task}/GAUC"] = exposures.gauc(logits[task], label, users, exposed).value
+            if probabilistic:
+                found[f"{task}/log_loss"] = exposures.log_loss(logits[task], label, exposed)
+        return found
+
+    def population(self, method: Method, parameters: Any) -> list[dict[str, float]]:
+        """Metrics of members with parameters [M, ...]; each task by its own head."""
+        run = jax.jit(partial(_heads, method, self.featurise))
+        total = len(self.requests.mask)
+        # the last block begins earlier rather than being shorter: one program, no padding
+        starts = [min(start, max(total - BLOCK, 0)) for start in range(0, total, BLOCK)]
+        blocks = [jax.tree.map(lambda leaf, s=start: leaf[s : s + BLOCK], self.requests) for start in starts]
+        outputs = [jax.device_get(run(parameters, block, self.catalogue)) for block in blocks]
+        found = []
+        for member in range(len(jax.tree.leaves(parameters)[0])):
+            logits = {}
+            for head in outputs[0]:
+                scores = np.empty(self.requests.mask.shape, np.float32)
+                for start, output in zip(starts, outputs, strict=True):
+                    scores[start : start + BLOCK] = output[head][member]
+                logits[head] = scores
+            found.append(self.measure(logits))
+        return found
+
+
+def _heads(method: Method, featurise: Any, parameters: Any, block: RequestBatch, catalogue: Catalogue) -> Any:
+    batch = featurise(block, catalogue)
+    return jax.lax.map(lambda own: method.heads(own, batch), parameters)
