@@ -15,6 +15,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -73,22 +74,23 @@ def _run(arguments: Sequence[str], console: Console) -> None:
     if values["list"].value:
         _list(console)
         return
-    rows = _rows(experiment, values["rows"].value)
-    seeds = values["seeds"].value if values["seeds"].present else experiment.seeds
+    given: dict[str, Any] = {name: values[name].value for name in values}
+    rows = _rows(experiment, given["rows"])
+    seeds = experiment.seeds if given["seeds"] is None else given["seeds"]
     if seeds < 1:
         raise UserError(f"seeds={seeds}: expected at least 1")
-    if values["devices"].value < 1:
+    if given["devices"] < 1:
         raise UserError(f"devices={values['devices'].value}: expected at least 1")
-    changed = (dict(experiment.smoke) if values["smoke"].value else {}) | flags.changes(values, experiment)
+    changed = (dict(experiment.smoke) if given["smoke"] else {}) | flags.changes(values, experiment)
     settings = config.override(experiment.settings, changed)
-    spread = _start_jax(values["cache_dir"].value, values["devices"].value)
+    spread = _start_jax(given["cache_dir"], given["devices"])
 
     from experiments import report, trials
     from experiments.progress import reporter
     from hccp_jax.training.loop import Placement
 
     name = experiment.name + (f"-{config.digest(settings)[:8]}" if changed else "")
-    out = Path(values["out"].value or Path("runs") / name)
+    out = Path(given["out"] or Path("runs") / name)
     trials.open_output(experiment, settings, out)
     everything = trials.make_trials(experiment, settings, rows, seeds, out)
     pending = tuple(trial for trial in everything if trial.result is None)
@@ -98,10 +100,10 @@ def _run(arguments: Sequence[str], console: Console) -> None:
         )
     if pending:
         # data-parallel runs use the wrapper that was asked for; otherwise trials are spread over the devices
-        many = values["devices"].value > 1
-        kind = values["parallel"].value if many or spread > 1 else "single"
+        many = given["devices"] > 1
+        kind = given["parallel"] if many or spread > 1 else "single"
         kind = "mesh" if not many and spread > 1 else kind
-        placement = Placement(kind, values["devices"].value, spread)
+        placement = Placement(kind, given["devices"], spread)
         warn = lambda line: console.print(f"warning: {line}", highlight=False, markup=False)  # noqa: E731
         experiment.run(trials.Context(experiment, pending, placement, reporter(console), warn))
     trials.collect(experiment, everything, out)

@@ -13,7 +13,7 @@ from hccp_jax.errors import UserError
 def launcher_flags() -> flags.FlagValues:
     """The flags that every experiment shares."""
     values = flags.FlagValues()
-    define = {"flag_values": values, "module_name": "launch"}
+    define: Any = {"flag_values": values, "module_name": "launch"}
     flags.DEFINE_string("experiment", "quickstart", "table or figure to run; --list shows them", **define)
     flags.DEFINE_boolean("list", False, "list the experiments and stop", **define)
     flags.DEFINE_boolean("help", False, "list every flag with its meaning and default, and stop", **define)
@@ -67,7 +67,7 @@ def chosen_experiment(arguments: Sequence[str]) -> str:
         if argument.lstrip("-") == "experiment" and index + 1 < len(arguments):
             known = [argument, arguments[index + 1]]
     parse(values, known)
-    return values["experiment"].value
+    return str(values["experiment"].value)
 
 
 def changes(values: flags.FlagValues, experiment: Experiment) -> dict[str, Any]:

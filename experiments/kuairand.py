@@ -59,7 +59,7 @@ class KuaiRandSettings(KuaiRandConfig):
 def featurise(batch: RequestBatch, catalogue: Catalogue) -> RequestBatch:
     """Attach the catalogue's features and compute the cross features."""
     batch = attach(batch, catalogue)
-    return batch.replace(cross=cross_features(batch))
+    return replace(batch, cross=cross_features(batch))
 
 
 def run(context: Context) -> None:

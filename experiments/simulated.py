@@ -19,7 +19,7 @@ from hccp_jax.evaluation.evaluator import Evaluator, Result
 from hccp_jax.evaluation.metrics import log_cutoffs
 from hccp_jax.evaluation.simulated import evaluation_set, references
 from hccp_jax.methods.hccp import HyperConfig, Layout, hccp
-from hccp_jax.training.loop import Member, TrainConfig, train
+from hccp_jax.training.loop import Member, TrainConfig, Trained, train
 from hccp_jax.training.state import TrainState
 
 DATA = (
@@ -87,9 +87,7 @@ def _stack(hypers: list[HyperConfig]) -> HyperConfig:
     return jax.tree.map(lambda *values: jnp.array(values, jnp.float32), *hypers)
 
 
-def _train(
-    context: Context, settings: SimulatedSettings, world: World, source: Source, trials: list[Trial]
-) -> TrainState:
+def _train(context: Context, settings: SimulatedSettings, world: World, source: Source, trials: list[Trial]) -> Trained:
     method = _method(settings, source)
     config: TrainConfig = settings.train
     validate = None
@@ -122,7 +120,7 @@ def _evaluate(
     source: Source,
     evaluator: Evaluator,
     trials: list[Trial],
-    trained: Any,
+    trained: Trained,
 ) -> None:
     method = _method(settings, source)
     hypers = [trial.settings.hyper for trial in trials]

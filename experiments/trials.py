@@ -92,7 +92,7 @@ def save_result(
     trial.directory.mkdir(parents=True, exist_ok=True)
     if per_request:
         partial = trial.directory / "per_request.tmp.npz"
-        np.savez_compressed(partial, **per_request)
+        np.savez_compressed(partial, allow_pickle=False, **per_request)
         os.replace(partial, trial.directory / "per_request.npz")
     result = {
         "experiment": experiment.name,

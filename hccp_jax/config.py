@@ -88,6 +88,8 @@ def parse(name: str, hint: Any, value: Any) -> Any:
         hint = next(option for option in typing.get_args(hint) if option is not type(None))
     if typing.get_origin(hint) is tuple:
         parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple):
+            raise UserError(f"{name}={value!r}: expected values separated by commas")
         return tuple(parse(name, typing.get_args(hint)[0], part) for part in parts if part != "")
     try:
         if hint is bool:

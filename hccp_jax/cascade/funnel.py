@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from hccp_jax.cascade.ranker import trained_score
 from hccp_jax.cascade.world import RECENT, World, WorldConfig, chosen_items
 from hccp_jax.data import hashing
+from hccp_jax.errors import UserError
 
 INACTIVE = 0.3  # affinity lost by an interest that is not the intent of the request
 SCORE_RANGE = 8.0  # pre-ranker scores are clipped to +-8 before they are packed
@@ -63,7 +64,7 @@ def retrieve(world: World, config: WorldConfig, context: Context) -> jax.Array:
     wish = world.content[context.history[:, -RECENT:]].mean(axis=1)
     distance = jnp.sum(world.centroids**2, -1) - 2 * wish @ world.centroids.T
     near = best_first(-distance)[:, :12]
-    cell = jnp.take_along_axis(near, pick("channel 2", part, 12), axis=1)
+    cell = jnp.take_along_axis(near, pick("channel 2", part, near.shape[1]), axis=1)
     second = world.by_cluster[cell, pick("item 2", part, world.by_cluster.shape[1])]
 
     part = slot[by_history + by_cell : by_history + by_cell + popular]
@@ -194,8 +195,12 @@ def expose(world: World, config: WorldConfig, context: Context, ranked: Ranking,
         slots = jnp.arange(config.exposed)
         keys = (config.seed, context.request[:, None], slots)
         width = (ranked.ids.shape[1] - depth) // config.exposed  # disjoint ranges: an item is never shown twice
+        if width < 1:
+            raise UserError("world.exploration: expected 0 unless world.ranked >= world.rerank + world.exposed")
         explored = depth + slots * width + hashing.integers("explored", *keys, below=width)
-        position = jnp.where(hashing.uniform("explore", *keys) < config.exploration, explored, position)
+        known = jnp.take_along_axis(ranked.ids, explored, axis=-1) > 0  # short lists end in padding
+        chosen = known & (hashing.uniform("explore", *keys) < config.exploration)
+        position = jnp.where(chosen, explored, position)
     shown = jnp.take_along_axis(ranked.ids, position, axis=-1)
     chance = jax.nn.sigmoid(jnp.take_along_axis(truth, position, axis=-1))
     chance *= 1.0 - config.position_decay * jnp.arange(config.exposed)

@@ -104,7 +104,8 @@ def log_requests(world: World, config: WorldConfig, samples: SamplingConfig, req
     delivered = retrieved[:, : config.ranked]
     truth = funnel.click_logits(world, config, context.user, context.intent, delivered)
     truth = jnp.where(delivered > 0, truth, -16.0)
-    ranked, order = funnel.rank(delivered, funnel.ranker_scores(world, config, context, delivered, truth))
+    scores = jnp.where(delivered > 0, funnel.ranker_scores(world, config, context, delivered, truth), -16.0)
+    ranked, order = funnel.rank(delivered, scores)
     truth = jnp.take_along_axis(truth, order, axis=-1)
     shown = funnel.expose(world, config, context, ranked, truth)
 
@@ -247,15 +248,16 @@ def open_world(config: WorldConfig) -> World:
     world = build_world(config)
     if config.ranker != "trained":
         return world
-    return world.replace(ranker=jax.jit(_bootstrap, static_argnums=1)(world, config))
+    return dataclasses.replace(world, ranker=jax.jit(_bootstrap, static_argnums=1)(world, config))
 
 
 def _bootstrap(world: World, config: WorldConfig) -> dict:
     """Fit the ranker to the log that the shrunk ranker would have written."""
     config = dataclasses.replace(config, ranker="shrunk")
     samples = SamplingConfig(clicked_only=False)
-    request = request_ids(STREAMS["bootstrap"], 0, config.ranker_requests)
-    batches = jax.lax.map(lambda r: log_requests(world, config, samples, r), request.reshape(-1, 256))
+    blocks = -(-config.ranker_requests // 256)
+    request = request_ids(STREAMS["bootstrap"], 0, 256 * blocks)
+    batches = jax.lax.map(lambda r: log_requests(world, config, samples, r), request.reshape(blocks, 256))
     shown = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batches)
     ids = shown.items["id"][:, : config.exposed]
     features = ranker.observables(world, shown.user["id"], shown.history["id"], ids)

@@ -1,6 +1,7 @@
 """The simulated world as a source of training batches, generated while training runs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -18,7 +19,7 @@ from hccp_jax.data.source import Source, log_chunk
 def featurise(batch: RequestBatch, catalogue: Catalogue) -> RequestBatch:
     """Attach the catalogue's features and compute the cross features."""
     batch = attach(batch, catalogue)
-    return batch.replace(cross=logs.cross_features(batch))
+    return replace(batch, cross=logs.cross_features(batch))
 
 
 @partial(jax.jit, static_argnums=(1, 2, 5, 6))
@@ -34,7 +35,7 @@ def _fresh(
     """Batches [n, size, ...] of (stream, step) pairs [n], spread over `devices`; n is a multiple of it."""
 
     def several(world: World, pairs: tuple[jax.Array, jax.Array]) -> RequestBatch:
-        return jax.lax.map(lambda pair: logs.training_batch(world, config, samples, *pair, size), pairs)
+        return jax.lax.map(lambda pair: logs.training_batch(world, config, samples, pair[0], pair[1], size), pairs)
 
     if devices == 1:
         return several(world, (streams, steps))

@@ -1,6 +1,6 @@
 """Tables of item and user features, looked up by id when a batch is used: logs store ids, not copies of features."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -69,11 +69,11 @@ def attach(batch: RequestBatch, catalogue: Catalogue) -> RequestBatch:
     for name, table in catalogue.users.items():
         rows = table[user_ids]
         user[name] = jnp.concatenate([user[name], rows], axis=-1) if name in user else rows
-    return batch.replace(items=items, history=history, user=user)
+    return replace(batch, items=items, history=history, user=user)
 
 
 def with_frequency(catalogue: Catalogue, counts: np.ndarray) -> Catalogue:
     """Add "log_frequency": log of an item's share of impressions over that of a uniform draw, smoothed by one."""
     smoothed = counts[1:] + 1.0
     relative = np.r_[0.0, np.log(smoothed / smoothed.mean())].astype(np.float32)
-    return catalogue.replace(items=catalogue.items | {"log_frequency": jnp.asarray(relative)})
+    return replace(catalogue, items=catalogue.items | {"log_frequency": jnp.asarray(relative)})

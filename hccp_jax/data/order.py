@@ -37,7 +37,7 @@ def permuted(index: np.ndarray, total: int, seed: int, epoch: np.ndarray) -> np.
             left, right = right, left ^ (_mix(right ^ key, 0x9E3779B9 * (number + 1)) & low)
         return (left << half) | right
 
-    result = once(np.asarray(index, np.uint64), key)
+    result = np.array(once(np.asarray(index, np.uint64), key))
     outside = result >= total
     while outside.any():
         result[outside] = once(result[outside], key[outside])

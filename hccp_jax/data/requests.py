@@ -5,6 +5,7 @@ Axes: U requests, K list slots, H history, F cross features; a task is a name of
 
 import enum
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -62,14 +63,14 @@ def _refuse(field: str, problem: str, where: np.ndarray | None = None) -> None:
     raise UserError(f"requests: {field}{place}: {problem}")
 
 
-def _check(field: str, bad: np.ndarray, problem: str, values: np.ndarray | None = None) -> None:
+def _check(field: str, bad: Any, problem: str, values: Any = None) -> None:
     if bad.any():
         where = np.argwhere(bad)[0]
         found = "" if values is None else f", found {values[tuple(where)]}"
         _refuse(field, problem + found, where)
 
 
-def _check_array(field: str, array: np.ndarray, lead: tuple[int, ...], dtype: type | None) -> None:
+def _check_array(field: str, array: Any, lead: tuple[int, ...], dtype: type | None) -> None:
     if array.shape[: len(lead)] != lead:
         _refuse(field, f"shape {array.shape} does not begin with {lead}")
     if dtype is not None and array.dtype != dtype:
@@ -105,7 +106,7 @@ def validate(batch: RequestBatch, vocabulary: Mapping[str, int] | None = None) -
     _check_array("history_mask", batch.history_mask, requests, np.bool_)
     for group, shape in (("user", requests), ("history", batch.history_mask.shape), ("items", lead)):
         for name, array in getattr(batch, group).items():
-            dtype = np.int32 if np.issubdtype(array.dtype, np.integer) else np.float32
+            dtype = np.int32 if name == "id" or np.issubdtype(array.dtype, np.integer) else np.float32
             _check_array(f"{group}.{name}", array, shape, dtype)
             size = (vocabulary or {}).get(f"{group}.{name}")
             if size is not None:
@@ -129,7 +130,8 @@ def _check_consistency(batch: RequestBatch) -> None:
     _check("mask", mask != (stage != Stage.PADDING), "a slot is real exactly where its stage is not PADDING")
     _check("items.id", mask & (batch.items["id"] == 0), "real slot with id 0, which is padding")
     _check("items.id", ~mask & (batch.items["id"] != 0), "padding slot with a real id")
-    _check("stage", exposed[:, 1:] & ~exposed[:, :-1], "exposed item after an unexposed one; exposures come first")
+    late = np.pad(exposed[:, 1:] & ~exposed[:, :-1], ((0, 0), (1, 0)))
+    _check("stage", late, "exposed item after an unexposed one; exposures come first")
     ranked = exposed | (stage == Stage.RANKED)
     _check("rank", ~ranked & (batch.rank != -1), "an item that was not ranked has rank -1", batch.rank)
     _check("rank", (stage == Stage.RANKED) & (batch.rank < 0), "a ranked item needs its downstream order", batch.rank)

@@ -62,8 +62,10 @@ def chunks_from_rates(borders: tuple[int, ...], rates: tuple[float, ...]) -> Chu
     >>> chunks_from_rates(PAPER_BORDERS, PAPER_RATES).counts
     (5, 5, 5, 5, 5, 5, 5)
     """
+    if len(borders) != len(rates):
+        raise UserError(f"sampling.borders={borders}: expected one border for each of {len(rates)} rates")
     widths = (end - start for start, end in zip((0, *borders[:-1]), borders, strict=True))
-    return Chunks(borders, tuple(round(rate * width) for rate, width in zip(rates, widths, strict=False)))
+    return Chunks(borders, tuple(round(rate * width) for rate, width in zip(rates, widths, strict=True)))
 
 
 def scaled_chunks(n_ranked: int, per_chunk: int = 5) -> Chunks:
@@ -97,6 +99,9 @@ def distinct_integers(below: jax.Array, count: int, purpose: str, *keys: ArrayLi
     Returns:
         values [..., count] int32 in no particular order, and valid [..., count] bool: min(count, below) are valid.
     """
+    if not count:
+        shape = jnp.broadcast_shapes(below.shape, *(jnp.shape(key) for key in keys))
+        return jnp.zeros((*shape, 0), jnp.int32), jnp.zeros((*shape, 0), bool)
     drawn: list[jax.Array] = []
     valid = []
     for i in range(count):
@@ -223,12 +228,17 @@ def pool_negatives(
         ids [U, count] int32 (0 where not valid) and valid [U, count] bool.
     """
     total = count + spare
-    values, _ = distinct_integers(jnp.full(retrieved.shape[:1], n_items, jnp.int32), total, "pool", *keys)
+    values, drawn = distinct_integers(jnp.full(retrieved.shape[:1], n_items, jnp.int32), total, "pool", *keys)
     ids = values + 1
-    bad = jnp.any(ids[:, :, None] == retrieved[:, None, :], axis=-1)
-    slot = jnp.sort(jnp.where(bad, total, 0) + jnp.arange(total, dtype=jnp.int32), axis=-1)[:, :count]
-    valid = slot < total
-    return jnp.where(valid, jnp.take_along_axis(ids, slot % total, axis=-1), 0), valid
+    bad = jnp.any(ids[:, :, None] == retrieved[:, None, :], axis=-1) | ~drawn
+    # Any set of draws is equally likely, but not any order of them: the draws to keep are chosen by fresh random bits.
+    slots = jnp.arange(total, dtype=jnp.uint32)
+    bits = total.bit_length()
+    shuffled = hashing.hash_bits("pool order", *(jnp.asarray(key)[..., None] for key in keys), slots) >> (bits + 1)
+    order = jnp.sort((bad.astype(jnp.uint32) << 31) | (shuffled << bits) | slots, axis=-1)[:, :count]
+    valid = order >> 31 == 0
+    slot = (order & ((1 << bits) - 1)).astype(jnp.int32)
+    return jnp.where(valid, jnp.take_along_axis(ids, slot, axis=-1), 0), valid
 
 
 def shared_columns(total: int, rate: float, *keys: ArrayLike) -> jax.Array:
@@ -246,9 +256,11 @@ def shared_columns(total: int, rate: float, *keys: ArrayLike) -> jax.Array:
         [round(total * rate)] int32 column numbers, ascending (at least one).
     """
     count = max(1, round(total * rate))
-    start = jnp.floor(jnp.arange(count) * (total / count)).astype(jnp.int32)
-    end = jnp.floor(jnp.arange(1, count + 1) * (total / count)).astype(jnp.int32)
-    return start + hashing.integers("column", *keys, jnp.arange(count), below=end - start)
+    borders = jnp.asarray([number * total // count for number in range(count + 1)], jnp.int32)
+    columns = borders[:-1] + hashing.integers("column", *keys, jnp.arange(count), below=jnp.diff(borders))
+    if total % count:  # parts of unequal width: a random rotation gives every column the same chance again
+        columns = jnp.sort((columns + hashing.integers("rotation", *keys, below=total)) % total)
+    return columns
 
 
 def independent_columns(rows: jax.Array, columns: jax.Array, rate: float, *keys: ArrayLike) -> jax.Array:

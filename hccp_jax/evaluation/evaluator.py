@@ -143,14 +143,14 @@ class Evaluator:
         if int(np.sum(raw.not_finite)):
             raise FloatingPointError(f"{int(np.sum(raw.not_finite))} candidates have no finite score")
         metrics, left_out, per_request = {}, {}, {}
-        for name, (values, valid) in raw.per_request.items():
-            values, valid = np.ravel(values), np.ravel(valid)
+        for name, found in raw.per_request.items():
+            values, valid = np.ravel(found.value), np.ravel(found.valid)
             metrics[name] = float(values[valid].mean(dtype=np.float64)) if valid.any() else float("nan")
             left_out[name] = int((~valid).sum())
             per_request[name] = np.where(valid, values, np.nan).astype(np.float32)
         metrics |= octile_table(jax.tree.map(lambda leaf: np.sum(leaf, axis=0), raw.octiles))
         candidates = self.data.candidates
-        shown = np.asarray(candidates.exposed)
+        shown: Any = np.asarray(candidates.exposed)
         metrics["AUC"] = exposures.auc(raw.exposed_scores, candidates.in_scenario["click"], shown)
         curves = {name: value(jax.tree.map(lambda leaf: np.sum(leaf, axis=0), t)) for name, t in raw.curves.items()}
         return Result(metrics, left_out, per_request, curves)

@@ -1,6 +1,7 @@
 """Held-out requests of the simulated world as an evaluation set, and the floors and ceilings only it can give."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -54,7 +55,7 @@ def _evaluation_set(data: logs.HeldOut, octile: jax.Array, seed: jax.Array) -> E
         requests = held.requests
         moved = permute((requests.items, requests.stage, requests.rank, mask), slots)
         items, stage, rank, mask = moved
-        requests = requests.replace(items=items, stage=stage, rank=rank, mask=mask)
+        requests = replace(requests, items=items, stage=stage, rank=rank, mask=mask)
         return EvaluationSet(requests, permute(candidates, slots))
 
     return jax.lax.map(block, data)

@@ -62,7 +62,7 @@ def _ranks(users: Users, score: Score) -> dict[str, jax.Array]:
 
 
 def _metrics(
-    ranks: dict[str, np.ndarray], positives: dict[str, np.ndarray], cutoffs: tuple[int, ...], octile: np.ndarray
+    ranks: dict[str, Any], positives: dict[str, Any], cutoffs: tuple[int, ...], octile: np.ndarray
 ) -> dict[str, float]:
     """Recall, hit rate and NDCG at each cutoff, means over users with a positive; recall at 100 by octile.
 

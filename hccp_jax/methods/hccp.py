@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from hccp_jax.collectives import Axis, all_gather, first_row, global_mean
 from hccp_jax.config import field
@@ -114,7 +115,8 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
             spec.tasks[1]: hyper.serve_conversion,
             CONSISTENCY: hyper.serve_consistency,
         }
-        return sum(weight * scores[name] for name, weight in weights.items())
+        terms = [weight * scores[name] for name, weight in weights.items()]
+        return jnp.sum(jnp.stack(terms), axis=0)
 
     def loss(
         parameters: Parameters, hyper: HyperConfig, batch: RequestBatch, key: jax.Array, progress: jax.Array, axis: Axis
@@ -158,9 +160,8 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
         columns, column_where = in_batch(users[:tasks], items, batch, positive, hyper, key, axis)
         user_norm, item_norm = safe_norm(users[:tasks]), safe_norm(items)
         products = jnp.ones_like(dots[:tasks]) if model.normalize else user_norm[..., None] * item_norm
-        margin = effective_margin(
-            hyper.margin, anneal_beta(progress / jnp.maximum(hyper.anneal, 1e-6), anneal_scale(1.0))
-        )
+        beta = anneal_beta(progress / jnp.maximum(hyper.anneal, 1e-6), anneal_scale(1.0))
+        margin = effective_margin(hyper.margin, jnp.where(hyper.anneal > 0, beta, 0.0))
         on_dot = margin_info_nce(
             dots[:tasks],
             products,
@@ -241,9 +242,9 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
     return Method(init, loss, heads, served, user_vectors, item_vectors, pair_scores)
 
 
-def _weighted(weight: jax.Array, term: jax.Array) -> jax.Array:
+def _weighted(weight: ArrayLike, term: jax.Array) -> jax.Array:
     """A term times its weight; a weight of 0 removes the term even where it is not finite."""
-    return jnp.where(weight > 0, weight * term, 0.0)
+    return jnp.where(jnp.asarray(weight) > 0, weight * term, 0.0)
 
 
 _FULL: dict[str, float] = {}

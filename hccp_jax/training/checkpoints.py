@@ -1,6 +1,7 @@
 """Atomic checkpoints of one run through Orbax: the latest two and the best are kept."""
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,21 @@ class Checkpoints:
             raise UserError(f"out={directory}: cannot write checkpoints ({error.strerror})") from None
 
     def save(self, tree: dict[str, Any], metric: float | None = None) -> None:
-        """Save a `to_host` tree under its step, in the background; `metric` decides the best, larger is better."""
+        """Save a `to_host` tree under its step, in the background; `metric` decides the best, larger is better.
+
+        A step that is there already is left alone: the same step of the same run holds the same numbers.
+        """
+        if int(tree["step"]) in self.steps:
+            return
         metrics = {METRIC: metric if metric is not None else _NO_METRIC}
         self._checkpointer.save_async(int(tree["step"]), jax.tree.map(np.asarray, tree), metrics=metrics)
+
+    def drop_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps: a run that goes back to `step` writes them again."""
+        for late in self.steps:
+            if late > step:
+                shutil.rmtree(self.directory / str(late))
+        self._checkpointer.reload()
 
     def wait(self) -> None:
         """Block until what was saved is durable."""

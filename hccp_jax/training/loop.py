@@ -1,8 +1,9 @@
 """The training loop: chunks of steps for a population of runs, logged, checkpointed and resumable bit for bit."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -91,7 +92,7 @@ def train(
 
     The decisions of a start, in order: (1) open each member's checkpoints, dropping half-written ones; (2) resume from
     the newest step that every member can load, an unreadable checkpoint being skipped with a warning; (3) else start
-    from step 0; (4) drop log lines beyond that step.
+    from step 0; (4) drop checkpoints and log lines beyond that step.
 
     Args:
         method: what to train.
@@ -110,25 +111,29 @@ def train(
         UserError: on a loss that is not finite (the checkpoint before it is kept), or bad placement.
     """
     seeds = sorted({member.seed for member in members})
-    sample = jax.tree.map(lambda leaf: leaf[0, 0], source.chunk(seeds[:1], 0, 1))
+    # shapes only; a chunk like all others, so that no other program is compiled for it
+    sample = jax.tree.map(lambda leaf: leaf[0, 0], source.chunk(seeds, 0, config.chunk_steps))
     run = _Run(method, source, members, config, placement, seeds, sample)
     books = [Checkpoints(member.directory / "checkpoints") for member in members]
+    logs: list[Logbook] = []
     try:
         states = run.restore(books, warn)
         first = int(np.asarray(states.step)[0])
-        logs = [Logbook(member.directory, first, config.tensorboard) for member in members]
+        for member, book in zip(members, books, strict=True):
+            book.drop_after(first)
+            logs.append(Logbook(member.directory, first, config.tensorboard))
         states = run.advance(states, first, books, logs, report, validate)
-        for log in logs:
-            log.close()
         for book in books:
             book.wait()
         if not config.validate_every or validate is None:
             return Trained(states, [config.steps] * len(members))
-        best = [book.best_step for book in books]
+        best = [book.best_step or 0 for book in books]
         like = run.blank()
         trees = [book.load(step, like) for book, step in zip(books, best, strict=True)]
-        return Trained(to_state(_stack(trees)), [int(step) for step in best])
+        return Trained(to_state(_stack(trees)), best)
     finally:
+        for log in logs:
+            log.close()
         for book in books:
             book.close()
 
@@ -194,26 +199,24 @@ class _Run:
         validate: Validate | None,
     ) -> TrainState:
         """Run the remaining chunks."""
-        config, size = self.config, self.config.chunk_steps
+        config, size, catalogue = self.config, self.config.chunk_steps, self.source.catalogue
         total = jnp.float32(config.steps)
-        batches = self.source.chunk(self.seeds, first, size) if first < config.steps else None
         started, done = time.monotonic(), 0
-        for step in range(first, config.steps, size):
-            states, metrics = self.wrapped.run(states, self.hypers, self.streams, batches, self.source.catalogue, total)
-            end = step + size
-            if end < config.steps:  # generated while the chunk runs
-                batches = self.source.chunk(self.seeds, end, size)
-            values = {name: np.asarray(leaf)[: len(self.members)] for name, leaf in metrics.items()}
-            self._refuse_not_finite(values, step, states, books)
-            for index, log in enumerate(logs):
-                log.write(end, {name: float(leaf[index].mean()) for name, leaf in values.items()})
-            done += size * config.batch * len(self.members)
-            mean = {name: float(leaf.mean()) for name, leaf in values.items()}
-            report(end, mean | {"requests_per_second": done / (time.monotonic() - started)})
-            self._keep(states, end, books, validate)
+        with closing(self.batches(first)) as chunks:
+            for step, batches in zip(range(first, config.steps, size), chunks, strict=True):
+                states, metrics = self.wrapped.run(states, self.hypers, self.streams, batches, catalogue, total)
+                end = step + size
+                values = {name: np.asarray(leaf)[: len(self.members)] for name, leaf in metrics.items()}
+                self._refuse_not_finite(values, step, states, books)
+                for index, log in enumerate(logs):
+                    log.write(end, {name: float(leaf[index].mean()) for name, leaf in values.items()})
+                done += size * config.batch * len(self.members)
+                mean = {name: float(leaf.mean()) for name, leaf in values.items()}
+                report(end, mean | {"requests_per_second": done / (time.monotonic() - started)})
+                self._keep(states, end, books, validate)
         return to_state(self.own(states))
 
-    def batches(self, first: int) -> Iterator[Any]:
+    def batches(self, first: int) -> Generator[Any, None, None]:
         """The chunks from a step on; the next one is made while the last one trains.
 
         Not with several data devices: their collectives and another program may wait for each other on a CPU.
@@ -224,10 +227,11 @@ class _Run:
             yield from (make(step, size) for step in range(first, steps, size))
             return
         with ThreadPoolExecutor(1) as ahead:
-            pending = ahead.submit(make, first, size) if first < steps else None
-            for step in range(first, steps, size):
-                batch = pending.result()
-                pending = ahead.submit(make, step + size, size) if step + size < steps else None
+            starts = range(first, steps, size)
+            pending = [ahead.submit(make, step, size) for step in starts[:1]]
+            for step in starts:
+                batch = pending.pop().result()
+                pending += [ahead.submit(make, later, size) for later in (step + size,) if later < steps]
                 yield batch
 
     def own(self, states: TrainState) -> dict[str, Any]:
