@@ -83,6 +83,8 @@ def _run(arguments: Sequence[str], console: Console) -> None:
         raise UserError(f"devices={values['devices'].value}: expected at least 1")
     changed = (dict(experiment.smoke) if given["smoke"] else {}) | flags.changes(values, experiment)
     settings = config.override(experiment.settings, changed)
+    if settings.train.batch % given["devices"]:
+        raise UserError(f"train.batch={settings.train.batch}: expected a multiple of the {given['devices']} devices")
     spread = _start_jax(given["cache_dir"], given["devices"])
 
     from experiments import report, trials

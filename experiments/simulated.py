@@ -30,13 +30,15 @@ DATA = (
 
 def run(context: Context) -> None:
     """Train and evaluate the pending trials, one population for each set that shares a program."""
-    for trials in groups(context.trials):
+    populations = groups(context.trials)
+    for trials in populations:
+        _check(trials[0].settings)
+    for trials in populations:
         _run_group(context, trials)
 
 
 def _run_group(context: Context, trials: list[Trial]) -> None:
     settings: SimulatedSettings = trials[0].settings
-    _check(settings)
     trained = [trial for trial in trials if not trial.row.reference]
     world = open_world(settings.world)
     source = _source(context, settings, world, sorted({trial.seed for trial in trained}) or [0])

@@ -124,7 +124,7 @@ def open_output(experiment: Experiment, settings: Any, out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         path = out / "config.json"
-        if path.exists():
+        if path.exists() and (out / "trials").exists():  # a run that ended before its first trial claims nothing
             _refuse_other(json.loads(path.read_text(encoding="utf-8")), wanted, out)
         else:
             write_atomically(path, json.dumps(wanted, indent=1) + "\n")

@@ -62,7 +62,7 @@ def chunks_from_rates(borders: tuple[int, ...], rates: tuple[float, ...]) -> Chu
     >>> chunks_from_rates(PAPER_BORDERS, PAPER_RATES).counts
     (5, 5, 5, 5, 5, 5, 5)
     """
-    if len(borders) != len(rates):
+    if len(borders) != len(rates) or not borders:
         raise UserError(f"sampling.borders={borders}: expected one border for each of {len(rates)} rates")
     widths = (end - start for start, end in zip((0, *borders[:-1]), borders, strict=True))
     return Chunks(borders, tuple(round(rate * width) for rate, width in zip(rates, widths, strict=True)))

@@ -96,7 +96,6 @@ class WholeCatalogue:
 
     Attributes:
         users: the users in blocks.
-        day: row of the daily item statistics, frozen at the start of the period.
         catalogue: feature tables.
         with_items: (requests, ids) -> requests with these candidates.
         featurise: attaches features to a stored batch.
@@ -105,7 +104,6 @@ class WholeCatalogue:
     """
 
     users: Users
-    day: int
     catalogue: Catalogue
     with_items: Callable[[RequestBatch, jax.Array], RequestBatch]
     featurise: Callable[[RequestBatch, Catalogue], RequestBatch]

@@ -59,17 +59,17 @@ class ThreeTower(nn.Module):
             self.cross_hidden = nn.Dense(c.cross_hidden, dtype=dtype)
             self.cross_output = nn.Dense(len(self.heads), dtype=dtype)
         ones, zeros = nn.initializers.ones, nn.initializers.zeros
-        self.dot_weight = self.param("dot_weight", ones, (len(self.heads),))  # a_t
+        # a cosine spans [-1, 1] only, a click logit more
+        scale = nn.initializers.constant(5.0) if c.normalize else ones
+        self.dot_weight = self.param("dot_weight", scale, (len(self.heads),))  # a_t
         self.cross_weight = self.param("cross_weight", ones, (len(self.heads),))  # b_t
         self.bias = self.param("bias", zeros, (len(self.heads),))  # d_t
 
     def user_vectors(self, user: dict, history: dict, history_mask: jax.Array) -> jax.Array:
         """[U, T, d] float32: one user vector a head; runs once per request."""
         x = jnp.concatenate([self.embeddings.user(user), self.embeddings.history(history, history_mask)], axis=-1)
-        mixed = self.mixture(x)
-        vectors = jnp.einsum(
-            "uth,thd->utd", mixed, self.user_output.astype(mixed.dtype), preferred_element_type=jnp.float32
-        )
+        # float32: a CPU has no products of bfloat16 with float32 sums
+        vectors = jnp.einsum("uth,thd->utd", self.mixture(x).astype(jnp.float32), self.user_output)
         return normalize(vectors) if self.config.normalize else vectors
 
     def item_vectors(self, items: dict) -> jax.Array:

@@ -1,0 +1,1 @@
+"""Measurements printed by a command; none of them is a timed test."""
