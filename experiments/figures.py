@@ -158,7 +158,7 @@ def _octile_panel(axis: Axes, experiment: Experiment, records: Sequence[Record],
     axis.set_xticks(list(OCTILES))
     axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axis.grid(visible=False, axis="x")
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1)
 
 
 def _share_panel(axis: Axes, experiment: Experiment, records: Sequence[Record]) -> None:

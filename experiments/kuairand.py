@@ -148,7 +148,7 @@ def _train(
 
 
 def _validate(method: Method, lists: ExposedLists, view: WholeCatalogue, states: TrainState) -> np.ndarray:
-    """What a row's best step is chosen by, on the validation day: click AUC plus long-view recall, one for each view."""
+    """What a row's best step is chosen by, on the validation day: click AUC plus long-view recall, one a view."""
     exposed = lists.population(method, states.parameters)
     everything = view.population(method, states.parameters)
     pairs = zip(exposed, everything, strict=True)

@@ -99,20 +99,20 @@ def distinct_integers(below: jax.Array, count: int, purpose: str, *keys: ArrayLi
     Returns:
         values [..., count] int32 in no particular order, and valid [..., count] bool: min(count, below) are valid.
     """
-    if not count:
-        shape = jnp.broadcast_shapes(below.shape, *(jnp.shape(key) for key in keys))
-        return jnp.zeros((*shape, 0), jnp.int32), jnp.zeros((*shape, 0), bool)
-    drawn: list[jax.Array] = []
-    valid = []
-    for i in range(count):
-        last = below - count + i  # the draw is from [0, last]
-        value = hashing.integers(purpose, *keys, i, below=jnp.maximum(last + 1, 1))
-        taken = (
-            jnp.any(jnp.stack([value == other for other in drawn]), axis=0) if drawn else jnp.zeros_like(value, bool)
-        )
-        drawn.append(jnp.where(last < 0, -1, jnp.where(taken, last, value)))
-        valid.append(last >= 0)
-    return jnp.stack(drawn, -1), jnp.stack(valid, -1)
+    last = below[..., None] - count + jnp.arange(count, dtype=jnp.int32)  # draw i is from [0, last]
+    expanded = (jnp.asarray(key)[..., None] for key in keys)
+    draws = hashing.integers(purpose, *expanded, jnp.arange(count), below=jnp.maximum(last + 1, 1))
+    last, slots = jnp.broadcast_to(last, draws.shape), jnp.arange(count)
+
+    def replace(i: jax.Array, draws: jax.Array) -> jax.Array:
+        """Draw i becomes `last` if an earlier one took its value. A loop: unrolled, it compiles for seconds."""
+        value = jax.lax.dynamic_index_in_dim(draws, i, -1)
+        taken = jnp.any((draws == value) & (slots < i), axis=-1, keepdims=True)
+        return jnp.where((slots == i) & taken, last, draws)
+
+    if count > 1:
+        draws = jax.lax.fori_loop(1, count, replace, draws)
+    return jnp.where(last < 0, -1, draws), last >= 0
 
 
 def chunk_positions(chunks: Chunks, *keys: ArrayLike) -> jax.Array:

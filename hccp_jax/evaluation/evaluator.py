@@ -127,7 +127,7 @@ class Evaluator:
 
         def block(part: EvaluationSet) -> _Raw:
             batch = self.featurise(part.requests, catalogue)
-            users = method.user_vectors(parameters, batch)
+            users = method.user_side(parameters, batch)
             heads = method.pair_scores(parameters, users, vectors[part.requests.items["id"]], batch.cross)
             return self._measure(method.served(heads, hyper), part.candidates, heads["click"])
 

@@ -147,7 +147,7 @@ class WholeCatalogue:
 
         def score(requests: RequestBatch) -> dict[str, jax.Array]:
             batch = self.featurise(self.with_items(requests, ids), catalogue)
-            return method.pair_scores(parameters, method.user_vectors(parameters, batch), vectors, batch.cross)
+            return method.pair_scores(parameters, method.user_side(parameters, batch), vectors, batch.cross)
 
         return _ranks(users, score)
 

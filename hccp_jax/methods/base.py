@@ -20,15 +20,15 @@ class Method(NamedTuple):
             training done, `axis` names the device axis or is None.
         heads: (parameters, batch) -> {head: [U, K] logits}.
         served: (heads, hyper) -> [U, K], the score that ranks at serving time.
-        user_vectors: (parameters, batch) -> [U, T, d].
+        user_side: (parameters, batch) -> what the user tower gives once per request, a pytree with leading axis U.
         item_vectors: (parameters, item features) -> [..., d], precomputable for a whole catalogue.
-        pair_scores: (parameters, user vectors, item vectors [U, K, d] or [K, d], cross or None) -> heads.
+        pair_scores: (parameters, user side, item vectors [U, K, d] or [K, d], cross or None) -> heads.
     """
 
     init: Callable[[jax.Array, RequestBatch], Parameters]
     loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
     heads: Callable[[Parameters, RequestBatch], Heads]
     served: Callable[[Heads, Any], jax.Array]
-    user_vectors: Callable[[Parameters, RequestBatch], jax.Array]
+    user_side: Callable[[Parameters, RequestBatch], Any]
     item_vectors: Callable[[Parameters, dict[str, jax.Array]], jax.Array]
     pair_scores: Callable[..., Heads]

@@ -19,7 +19,7 @@ from hccp_jax.losses.contrastive import anneal_beta, anneal_scale, effective_mar
 from hccp_jax.losses.listwise import list_mle, list_net
 from hccp_jax.losses.pointwise import binary_cross_entropy
 from hccp_jax.methods.base import Heads, Method, Parameters
-from hccp_jax.models.three_tower import ModelConfig, ThreeTower
+from hccp_jax.models.three_tower import ModelConfig, ThreeTower, UserSide
 from hccp_jax.numerics import safe_norm
 
 CONSISTENCY = "consistency"
@@ -100,13 +100,13 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
     def heads(parameters: Parameters, batch: RequestBatch) -> Heads:
         return named(apply(parameters, batch.user, batch.history, batch.history_mask, batch.items, batch.cross)[3])
 
-    def user_vectors(parameters: Parameters, batch: RequestBatch) -> jax.Array:
-        return apply(parameters, batch.user, batch.history, batch.history_mask, method=ThreeTower.user_vectors)
+    def user_side(parameters: Parameters, batch: RequestBatch) -> UserSide:
+        return apply(parameters, batch.user, batch.history, batch.history_mask, method=ThreeTower.user_side)
 
     def item_vectors(parameters: Parameters, items: dict[str, jax.Array]) -> jax.Array:
         return apply(parameters, items, method=ThreeTower.item_vectors)
 
-    def pair_scores(parameters: Parameters, users: jax.Array, items: jax.Array, cross: jax.Array | None) -> Heads:
+    def pair_scores(parameters: Parameters, users: UserSide, items: jax.Array, cross: jax.Array | None) -> Heads:
         return named(apply(parameters, users, items, cross, method=ThreeTower.pair_scores)[1])
 
     def served(scores: Heads, hyper: HyperConfig) -> jax.Array:
@@ -239,7 +239,7 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
             scores -= hyper.log_q * hyper.temperature * column["log_frequency"]
         return scores, where
 
-    return Method(init, loss, heads, served, user_vectors, item_vectors, pair_scores)
+    return Method(init, loss, heads, served, user_side, item_vectors, pair_scores)
 
 
 def _weighted(weight: ArrayLike, term: jax.Array) -> jax.Array:

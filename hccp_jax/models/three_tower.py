@@ -1,10 +1,12 @@
 """The three-tower pre-ranker of HCCP 3.1.1: user tower with MMoE, item tower, cross-feature tower.
 
 The paper gives no formula for how the cross score weights the dot product; the decision here is
-z^t = a_t <u^t, i> + b_t c^t + d_t with learned scalars, and one item vector shared by all tasks.
+z^t = a_t <u^t, i> + b_t c^t + d_t(u) with learned scalars a_t and b_t, one item vector shared by all tasks, and a
+request-level offset d_t(u) from the user tower, which calibrates click rates between users and ranks nothing.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -32,6 +34,13 @@ class ModelConfig:
     dtype: str = field("float32", "compute type; sums stay float32", choices=("float32", "bfloat16"))
 
 
+class UserSide(NamedTuple):
+    """What the user tower gives once per request: vectors [U, T, d] and offsets [U, T], float32."""
+
+    vectors: jax.Array
+    offsets: jax.Array
+
+
 class ThreeTower(nn.Module):
     """Towers and heads; every method of the class is pure under `apply`.
 
@@ -53,6 +62,7 @@ class ThreeTower(nn.Module):
         self.user_output = self.param(
             "user_output", nn.initializers.lecun_normal(), (len(self.heads), c.expert_width, c.vector)
         )
+        self.user_offset = self.param("user_offset", nn.initializers.zeros, (len(self.heads), c.expert_width))
         self.item_hidden = nn.Dense(c.hidden, dtype=dtype)
         self.item_output = nn.Dense(c.vector, dtype=dtype)
         if self.spec.cross:
@@ -65,12 +75,14 @@ class ThreeTower(nn.Module):
         self.cross_weight = self.param("cross_weight", ones, (len(self.heads),))  # b_t
         self.bias = self.param("bias", zeros, (len(self.heads),))  # d_t
 
-    def user_vectors(self, user: dict, history: dict, history_mask: jax.Array) -> jax.Array:
-        """[U, T, d] float32: one user vector a head; runs once per request."""
+    def user_side(self, user: dict, history: dict, history_mask: jax.Array) -> UserSide:
+        """One user vector and one offset a head; runs once per request."""
         x = jnp.concatenate([self.embeddings.user(user), self.embeddings.history(history, history_mask)], axis=-1)
         # float32: a CPU has no products of bfloat16 with float32 sums
-        vectors = jnp.einsum("uth,thd->utd", self.mixture(x).astype(jnp.float32), self.user_output)
-        return normalize(vectors) if self.config.normalize else vectors
+        mixed = self.mixture(x).astype(jnp.float32)
+        vectors = jnp.einsum("uth,thd->utd", mixed, self.user_output)
+        offsets = jnp.einsum("uth,th->ut", mixed, self.user_offset) + self.bias
+        return UserSide(normalize(vectors) if self.config.normalize else vectors, offsets)
 
     def item_vectors(self, items: dict) -> jax.Array:
         """[..., d] float32: one vector an item, shared by the heads; can be computed for a whole catalogue."""
@@ -85,11 +97,11 @@ class ThreeTower(nn.Module):
         hidden = nn.relu(self.cross_hidden(cross.astype(self.cross_hidden.dtype)))
         return self.cross_output(hidden).astype(jnp.float32)
 
-    def pair_scores(self, users: jax.Array, items: jax.Array, cross: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    def pair_scores(self, users: UserSide, items: jax.Array, cross: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """Combine the towers.
 
         Args:
-            users: [U, T, d] user vectors.
+            users: of U requests.
             items: [U, K, d] item vectors, or [K, d] shared by all users.
             cross: [U, K, F] or None.
 
@@ -97,14 +109,14 @@ class ThreeTower(nn.Module):
             Dot products [U, T, K] and final logits [U, T, K], float32.
         """
         equation = "utd,ukd->utk" if items.ndim == 3 else "utd,kd->utk"
-        dots = jnp.einsum(equation, users, items, preferred_element_type=jnp.float32)
+        dots = jnp.einsum(equation, users.vectors, items, preferred_element_type=jnp.float32)
         scores = self.cross_scores(cross)
         crossed = jnp.moveaxis(scores, -1, 1) * self.cross_weight[:, None] if not isinstance(scores, float) else 0.0
-        return dots, dots * self.dot_weight[:, None] + crossed + self.bias[:, None]
+        return dots, dots * self.dot_weight[:, None] + crossed + users.offsets[:, :, None]
 
     def __call__(
         self, user: dict, history: dict, history_mask: jax.Array, items: dict, cross: jax.Array | None
     ) -> tuple:
         """Everything a loss needs: user vectors, item vectors, dot products, final logits."""
-        users, vectors = self.user_vectors(user, history, history_mask), self.item_vectors(items)
-        return users, vectors, *self.pair_scores(users, vectors, cross)
+        users, vectors = self.user_side(user, history, history_mask), self.item_vectors(items)
+        return users.vectors, vectors, *self.pair_scores(users, vectors, cross)

@@ -14,6 +14,8 @@ from hccp_jax.training.state import TrainState
 
 # Orbax reports every save and load through absl at INFO and warns about options it fills in by itself.
 logging.getLogger("absl").setLevel(logging.ERROR)
+# A damaged checkpoint makes asyncio log pages of "Task exception was never retrieved"; `load` says it in one line.
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 METRIC = "validation"
 _NO_METRIC = -1e30  # JSON has no infinity
@@ -63,7 +65,8 @@ class Checkpoints:
         if int(tree["step"]) in self.steps:
             return
         metrics = {METRIC: metric if metric is not None else _NO_METRIC}
-        self._checkpointer.save_async(int(tree["step"]), jax.tree.map(np.asarray, tree), metrics=metrics)
+        # forced: the policies would leave a save out while another one is under way
+        self._checkpointer.save_async(int(tree["step"]), jax.tree.map(np.asarray, tree), force=True, metrics=metrics)
 
     def drop_after(self, step: int) -> None:
         """Remove the checkpoints of later steps: a run that goes back to `step` writes them again."""
