@@ -46,10 +46,11 @@ def _run_group(context: Context, trials: list[Trial]) -> None:
         pending = beside.submit(_evaluator, settings, world, source, "evaluation")
         states = _train(context, settings, world, source, trained) if trained else None
         evaluator = pending.result()
-    for trial in trials:
-        if trial.row.reference:
-            score = references(source.frequency)[trial.row.name]
-            _save(context, trial, evaluator, {"": evaluator.scores(score)}, source, 0)
+    known = references(source.frequency)
+    asked = [trial for trial in trials if trial.row.reference]
+    found = evaluator.scores({trial.row.name: known[trial.row.name] for trial in asked}, context.placement.population)
+    for trial in asked:
+        _save(context, trial, evaluator, {"": found[trial.row.name]}, source, 0)
     if states is not None:
         _evaluate(context, settings, source, evaluator, trained, states)
 

@@ -1,8 +1,8 @@
 """Scores every candidate of held-out requests with trained members of a population, and with reference rankings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -59,7 +59,7 @@ class Result(NamedTuple):
     curves: dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluator:
     """Evaluates rankings of one set of held-out requests.
 
@@ -91,14 +91,15 @@ class Evaluator:
             count_not_finite(scores, candidates.mask),
         )
 
-    def scores(self, score: Callable[[CandidateSet], jax.Array]) -> Result:
-        """Evaluate a ranking that is a function of the candidates: truth, ranker, random, popularity."""
+    def scores(self, rankings: Mapping[str, Callable[[CandidateSet], jax.Array]], shards: int = 1) -> dict[str, Result]:
+        """Evaluate rankings that are functions of the candidates: truth, ranker, random, popularity."""
 
-        def block(candidates: CandidateSet) -> _Raw:
-            ranking = score(candidates)
-            return self._measure(ranking, candidates, ranking)
+        def block(candidates: CandidateSet) -> list[jax.Array]:
+            return [score(candidates) for score in rankings.values()]
 
-        return self._result(jax.jit(lambda data: jax.lax.map(block, data))(self.data.candidates))
+        scored = jax.device_get(jax.jit(lambda data: jax.lax.map(block, data))(self.data.candidates))
+        found = self.measured([(ranking, ranking) for ranking in scored], shards)
+        return dict(zip(rankings, found, strict=True))
 
     def population(self, method: Method, parameters: Any, hypers: Any, shards: int = 1) -> list[Result]:
         """Evaluate the served score of every member.
@@ -112,24 +113,51 @@ class Evaluator:
         Returns:
             One result a member. AUC is that of the click head on the impressions.
         """
-        members = jax.tree.leaves(hypers)[0].shape[0]
-        places = -(-members // shards) * shards
-        fill = np.minimum(np.arange(places), members - 1)
-        parameters, hypers = jax.tree.map(lambda leaf: jnp.asarray(leaf)[fill], (parameters, hypers))
-        raw = _place(partial(self._member, method), shards)(parameters, hypers, self.data, self.catalogue)
-        raw = jax.device_get(raw)
-        return [self._result(jax.tree.map(lambda leaf, i=index: leaf[i], raw)) for index in range(members)]
+        score = _spread(partial(self._member, method), shards)
+        members = len(jax.tree.leaves(hypers)[0])
+        rankings = []
+        for first in range(0, members, shards):
+            chosen = np.minimum(np.arange(first, first + shards), members - 1)
+            some = jax.tree.map(lambda leaf, c=chosen: np.asarray(leaf)[c], (parameters, hypers))
+            served, click = jax.device_get(score(*some, self.data, self.catalogue))
+            rankings += list(zip(served, click, strict=True))
+        return self.measured(rankings[:members], shards)
 
-    def _member(self, method: Method, parameters: Any, hyper: Any, data: EvaluationSet, catalogue: Catalogue) -> _Raw:
-        """One member on all blocks; item vectors are computed once for the whole catalogue, as at serving time."""
+    def measured(self, rankings: Sequence[tuple[np.ndarray, np.ndarray]], shards: int = 1) -> list[Result]:
+        """Measure rankings given as (scores, click logits), [blocks, U, P] each, `shards` at a time."""
+        run = self._measuring(shards)
+        found = []
+        for first in range(0, len(rankings), shards):
+            chosen = [rankings[min(first + place, len(rankings) - 1)] for place in range(shards)]
+            scores, clicks = (np.stack(column) for column in zip(*chosen, strict=True))
+            raw = jax.device_get(run(scores, clicks, self.data.candidates))
+            found += [self._result(jax.tree.map(lambda leaf, i=place: leaf[i], raw)) for place in range(shards)]
+        return found[: len(rankings)]
+
+    @cache  # noqa: B019 - an evaluator lives as long as its experiment
+    def _measuring(self, shards: int) -> Callable[..., _Raw]:
+        """One compiled program measures every row of a table, trained or not."""
+
+        def one(scores: jax.Array, clicks: jax.Array, candidates: CandidateSet) -> _Raw:
+            return jax.lax.map(lambda parts: self._measure(*parts), (scores, candidates, clicks))
+
+        return _spread(one, shards)
+
+    def _member(
+        self, method: Method, parameters: Any, hyper: Any, data: EvaluationSet, catalogue: Catalogue
+    ) -> tuple[jax.Array, jax.Array]:
+        """Served scores and click logits [blocks, U, P] of one member.
+
+        Item vectors are computed once for the whole catalogue, as at serving time.
+        """
         everything = catalogue.items | {"id": jnp.arange(len(next(iter(catalogue.items.values()))), dtype=jnp.int32)}
         vectors = method.item_vectors(parameters, everything)
 
-        def block(part: EvaluationSet) -> _Raw:
+        def block(part: EvaluationSet) -> tuple[jax.Array, jax.Array]:
             batch = self.featurise(part.requests, catalogue)
             users = method.user_side(parameters, batch)
             heads = method.pair_scores(parameters, users, vectors[part.requests.items["id"]], batch.cross)
-            return self._measure(method.served(heads, hyper), part.candidates, heads["click"])
+            return method.served(heads, hyper), heads["click"]
 
         return jax.lax.map(block, data)
 
@@ -156,15 +184,23 @@ class Evaluator:
         return Result(metrics, left_out, per_request, curves)
 
 
-def _place(member: Callable[..., _Raw], shards: int) -> Callable[..., _Raw]:
-    """Map `member(parameters, hyper, data, catalogue)` over the population, spread over devices."""
+def _spread(one: Callable[..., Any], shards: int) -> Callable[..., Any]:
+    """Run `one(member, member, shared...)` for `shards` members at once, one on each device.
 
-    def everyone(parameters: Any, hypers: Any, data: EvaluationSet, catalogue: Catalogue) -> _Raw:
-        return jax.lax.map(lambda pair: member(*pair, data, catalogue), (parameters, hypers))
+    The first two arguments have a leading axis of `shards`; so does the result.
+    """
+
+    def first(own: Any, other: Any, *shared: Any) -> Any:
+        squeezed = jax.tree.map(lambda leaf: leaf[0], (own, other))
+        return jax.tree.map(lambda leaf: leaf[None], one(*squeezed, *shared))
 
     if shards == 1:
-        return jax.jit(everyone)
-    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:shards]), ("population",))
+        return jax.jit(first)
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:shards]), ("members",))
     spec = jax.sharding.PartitionSpec
-    split, whole = spec("population"), spec()
-    return jax.jit(jax.shard_map(everyone, mesh=mesh, in_specs=(split, split, whole, whole), out_specs=split))
+
+    def placed(own: Any, other: Any, *shared: Any) -> Any:
+        specs = (spec("members"), spec("members"), *([spec()] * len(shared)))
+        return jax.shard_map(first, mesh=mesh, in_specs=specs, out_specs=spec("members"))(own, other, *shared)
+
+    return jax.jit(placed)

@@ -1,5 +1,6 @@
 """Atomic checkpoints of one run through Orbax: the latest two and the best are kept."""
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -35,16 +36,30 @@ def to_state(tree: dict[str, Any]) -> TrainState:
     return TrainState(**{**tree, "key": jax.random.wrap_key_data(tree["key"])})
 
 
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True
+
+
 class Checkpoints:
     """The checkpoints of one run, in one directory."""
 
     def __init__(self, directory: Path) -> None:
         """Open (and create) the directory; what a killed save left behind is removed.
 
+        A checkpoint whose metric cannot be read is removed as well, since Orbax would not open the directory, and is
+        named in `damaged`.
+
         Raises:
             UserError: if the directory cannot be written.
         """
         self.directory = directory.absolute()
+        self.damaged = [path.parent.parent for path in self.directory.glob("*/metrics/metrics") if not _is_json(path)]
+        for path in self.damaged:
+            shutil.rmtree(path)
         policies = ocp.training.preservation_policies
         best = policies.BestN(get_metric_fn=lambda metrics: metrics[METRIC], n=1)
         try:
@@ -90,10 +105,10 @@ class Checkpoints:
 
     @property
     def best_step(self) -> int | None:
-        """The step with the largest metric, the earliest among equals; None without checkpoints."""
+        """The step with the largest metric, the latest among equals as in Orbax's BestN; None without checkpoints."""
         found = [(c.metrics or {}).get(METRIC, _NO_METRIC) for c in self._checkpointer.checkpoints]
         steps = [c.step for c in self._checkpointer.checkpoints]
-        return min(zip(steps, found, strict=True), key=lambda pair: (-pair[1], pair[0]))[0] if steps else None
+        return max(zip(found, steps, strict=True))[1] if steps else None
 
     def metric(self, step: int) -> float:
         """The metric saved with a step, _NO_METRIC if none."""
@@ -114,4 +129,11 @@ class Checkpoints:
         except Exception as error:  # Orbax raises many kinds for a damaged file
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(f"checkpoint {self.directory / str(step)}: cannot be read ({first[:160]})") from None
-        return jax.tree.map(np.asarray, tree)
+        tree = jax.tree.map(np.asarray, tree)
+        for found, wanted in zip(jax.tree.leaves(tree), jax.tree.leaves(like), strict=True):
+            if (found.shape, found.dtype) != (wanted.shape, wanted.dtype):  # Orbax does not mind
+                raise UserError(
+                    f"checkpoint {self.directory / str(step)}: cannot be read (an array of {found.dtype}{found.shape}, "
+                    f"expected {wanted.dtype}{wanted.shape})"
+                )
+        return tree

@@ -24,12 +24,12 @@ class Logbook:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             kept = [line for line in self._lines() if json.loads(line)["step"] <= resume_step]
+            self._writer = _tensorboard_writer(directory) if tensorboard else None
             self._file = self.path.open("w", encoding="utf-8")
         except OSError as error:
             raise UserError(f"out={directory}: cannot be written ({error.strerror})") from None
         self._file.writelines(kept)
         self._file.flush()
-        self._writer = _tensorboard_writer(directory) if tensorboard else None
 
     def _lines(self) -> list[str]:
         """Complete lines; a line cut short by a kill is dropped."""

@@ -173,6 +173,9 @@ class _Run:
 
     def restore(self, books: Sequence[Checkpoints], warn: Callable[[str], None]) -> TrainState:
         """The states to begin with, [places, ...]."""
+        for book in books:
+            for path in book.damaged:
+                warn(f"checkpoint {path}: cannot be read; trying an earlier one")
         common = set.intersection(*(set(book.steps) for book in books))
         for step in sorted(common, reverse=True):
             try:
