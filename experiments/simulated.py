@@ -43,16 +43,24 @@ def _run_group(context: Context, trials: list[Trial]) -> None:
     world = open_world(settings.world)
     source = _source(context, settings, world, sorted({trial.seed for trial in trained}) or [0])
     with ThreadPoolExecutor(1) as beside:  # compiles on the other core while training compiles
-        pending = beside.submit(_evaluator, settings, world, source, "evaluation")
+        pending = beside.submit(_references, context, settings, world, source, trials)
         states = _train(context, settings, world, source, trained) if trained else None
         evaluator = pending.result()
-    known = references(source.frequency)
+    if states is not None:
+        _evaluate(context, settings, source, evaluator, trained, states)
+
+
+def _references(
+    context: Context, settings: SimulatedSettings, world: World, source: Source, trials: list[Trial]
+) -> Evaluator:
+    """Build the evaluator and finish the rows that need no training."""
+    evaluator = _evaluator(settings, world, source, "evaluation")
     asked = [trial for trial in trials if trial.row.reference]
+    known = references(source.frequency)
     found = evaluator.scores({trial.row.name: known[trial.row.name] for trial in asked}, context.placement.population)
     for trial in asked:
         _save(context, trial, evaluator, {"": found[trial.row.name]}, source, 0)
-    if states is not None:
-        _evaluate(context, settings, source, evaluator, trained, states)
+    return evaluator
 
 
 def _check(settings: SimulatedSettings) -> None:

@@ -93,6 +93,8 @@ class Evaluator:
 
     def scores(self, rankings: Mapping[str, Callable[[CandidateSet], jax.Array]], shards: int = 1) -> dict[str, Result]:
         """Evaluate rankings that are functions of the candidates: truth, ranker, random, popularity."""
+        if not rankings:
+            return {}
 
         def block(candidates: CandidateSet) -> list[jax.Array]:
             return [score(candidates) for score in rankings.values()]

@@ -157,13 +157,14 @@ class _Run:
         filled = list(members) + [members[-1]] * (self.places - len(members))
         self.hypers = jax.tree.map(lambda *x: jnp.stack([jnp.float32(v) for v in x]), *(m.hyper for m in filled))
         self.streams = jnp.array([seeds.index(m.seed) for m in filled], jnp.int32)
-        keys = jnp.stack([jax.random.key(m.seed) for m in filled])
+        keys = jnp.stack([jax.random.key(seed) for seed in seeds])
 
-        def start(key: jax.Array, batch: Any, catalogue: Any) -> TrainState:
-            return initial_state(method, key, source.featurise(batch, catalogue))
+        def start(keys: jax.Array, batch: Any, catalogue: Any) -> TrainState:
+            # mapped: vmapped, the random draws compile for twice as long
+            return jax.lax.map(lambda key: initial_state(method, key, source.featurise(batch, catalogue)), keys)
 
         one_request = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), sample)
-        self.start = jax.jit(jax.vmap(start, in_axes=(0, None, None)))
+        self.start = jax.jit(start)
         self.arguments = (keys, one_request, source.catalogue)
 
     def blank(self) -> dict[str, Any]:
@@ -190,7 +191,8 @@ class _Run:
             raise UserError(
                 f"checkpoints in {books[0].directory.parent}: none can be read; remove the directory to start afresh"
             )
-        return self.start(*self.arguments)
+        fresh = to_host(self.start(*self.arguments))  # one state a seed: rows begin alike
+        return to_state(jax.tree.map(lambda leaf: leaf[np.asarray(self.streams)], fresh))
 
     def advance(
         self,
