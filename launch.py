@@ -14,6 +14,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,8 @@ def _run(arguments: Sequence[str], console: Console) -> None:
         kind = given["parallel"] if many or spread > 1 else "single"
         kind = "mesh" if not many and spread > 1 else kind
         placement = Placement(kind, given["devices"], spread)
-        warn = lambda line: console.print(f"warning: {line}", highlight=False, markup=False)  # noqa: E731
-        experiment.run(trials.Context(experiment, pending, placement, reporter(console), warn))
+        say = partial(console.print, highlight=False, markup=False)
+        experiment.run(trials.Context(experiment, pending, placement, reporter(console), say))
     trials.collect(experiment, everything, out)
     report.write_all(out, experiment, "python launch.py " + shlex.join(arguments), console)
     console.print(f"results, pictures and report.html are in {out}", highlight=False)
@@ -125,6 +126,8 @@ def _rows(experiment, names: Sequence[str]):
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit code."""
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a log file has no width of its own
     try:
         _run(arguments, console)
     except UserError as error:

@@ -74,7 +74,7 @@ def _run_group(context: Context, trials: list[Trial]) -> None:
     if not settings.data_dir:
         raise UserError("data_dir='': expected the directory with the KuaiRand-Pure files")
     data = load(Path(settings.data_dir), settings)
-    context.warn(data.describe().replace("\n", "; "))
+    context.say(data.describe())
     catalogue = with_frequency(jax.tree.map(jnp.asarray, data.catalogue), data.item_exposures)
     lists = ExposedLists(data.test, catalogue, featurise)
     view = _whole_catalogue(data, catalogue, settings, "test")

@@ -57,14 +57,18 @@ class Context:
         trials: the trials asked for that are not finished.
         placement: devices.
         report: (label, total steps) -> a function that shows the progress of one population.
-        warn: shows one line.
+        say: shows some text.
     """
 
     experiment: Experiment
     trials: tuple[Trial, ...]
     placement: Placement
     report: Callable[[str, int], Report]
-    warn: Callable[[str], None]
+    say: Callable[[str], None]
+
+    def warn(self, line: str) -> None:
+        """Show a warning."""
+        self.say(f"warning: {line}")
 
 
 def make_trials(experiment: Experiment, settings: Any, rows: Sequence[Row], seeds: int, out: Path) -> list[Trial]:

@@ -23,6 +23,7 @@ from hccp_jax.models.three_tower import ModelConfig, ThreeTower, UserSide
 from hccp_jax.numerics import safe_norm
 
 CONSISTENCY = "consistency"
+DIVERSITY = "diversity"
 RANKS = 1 << 20  # larger than any downstream order
 
 
@@ -33,6 +34,7 @@ class HyperConfig:
 
     click: float = field(0.98, "lambda of the click task (Eq 6)", at_least=0)
     conversion: float = field(0.2, "lambda of the second task, purchase or long view (Eq 6)", at_least=0)
+    diversity: float = field(0.1, "lambda of the diversity task (Eq 6); used with model.diversity=true", at_least=0)
     consistency: float = field(0.05, "lambda_c of global consistency (Eq 3)", at_least=0)
     local: float = field(0.05, "alpha of local consistency by ListMLE (Eq 4)", at_least=0)
     listnet: float = field(0.0, "weight of ListNet on the impressions (row Base+ListNet)", at_least=0)
@@ -83,9 +85,10 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
         negatives: in-batch sampling.
         layout: slots of impressions and of the ranking sequence.
     """
-    names = (*spec.tasks, CONSISTENCY)
+    task_names = (*spec.tasks, DIVERSITY) if model.diversity else spec.tasks
+    names = (*task_names, CONSISTENCY)
     tower = ThreeTower(model, spec, names)
-    tasks = len(spec.tasks)
+    tasks = len(task_names)
 
     def apply(parameters: Parameters, *args, method=None):
         return tower.apply({"params": parameters}, *args, method=method)
@@ -127,8 +130,9 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
         )
         # task axis first, [T, U, K]: every kernel then works on all tasks at once and reduces over U
         dots, finals, users = (jnp.moveaxis(x, 1, 0) for x in (dots, finals, users))
-        labels = jnp.stack([batch.labels[task] for task in spec.tasks])
         exposed = batch.exposed
+        known = batch.labels | ({DIVERSITY: opens_category(batch)} if model.diversity else {})
+        labels = jnp.stack([known[task] for task in task_names])
         shown = slice(0, layout.exposed)
         everywhere = jnp.broadcast_to(exposed[:, shown], labels[..., shown].shape)
 
@@ -177,7 +181,7 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
         contrast = hyper.final_share * on_final + (1.0 - hyper.final_share) * on_dot
 
         # Eq 6
-        weights = jnp.stack([hyper.click, hyper.conversion])
+        weights = jnp.stack([hyper.click, hyper.conversion, hyper.diversity][:tasks])
         total = _weighted(hyper.consistency, consistency)
         for weight, term in (
             (1.0, calibration),
@@ -187,7 +191,7 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
         ):
             total += jnp.sum(_weighted(weights * weight, term))
         terms = {"consistency": consistency, "margin": margin}
-        for index, task in enumerate(spec.tasks):
+        for index, task in enumerate(task_names):
             terms[f"calibration/{task}"] = calibration[index]
             terms[f"local/{task}"] = local[index]
             terms[f"infonce_final/{task}"] = on_final[index]
@@ -240,6 +244,17 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
         return scores, where
 
     return Method(init, loss, heads, served, user_side, item_vectors, pair_scores)
+
+
+def opens_category(batch: RequestBatch) -> jax.Array:
+    """[U, K] float32 label of the diversity task: an impression of a category that no better-ranked one shows.
+
+    HCCP names the task and its weight only; the label is inferred, and the task is off by default.
+    """
+    category, exposed = batch.items["categorical"][..., 0], batch.exposed
+    same = (category[:, :, None] == category[:, None, :]) & exposed[:, None, :]
+    earlier = batch.rank[:, None, :] < batch.rank[:, :, None]
+    return (exposed & ~jnp.any(same & earlier, axis=-1)).astype(jnp.float32)
 
 
 def _weighted(weight: ArrayLike, term: jax.Array) -> jax.Array:

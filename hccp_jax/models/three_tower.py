@@ -32,6 +32,7 @@ class ModelConfig:
     experts: int = field(8, "MMoE experts (HCCP 4.1.4)", at_least=1)
     expert_width: int = field(32, "width of an expert", at_least=1)
     cross_hidden: int = field(16, "width of the cross tower's hidden layer", at_least=1)
+    diversity: bool = field(False, "add the diversity task, whose label HCCP leaves open")
     normalize: bool = field(True, "cosine-normalised user and item vectors; false: free dot products")
     dtype: str = field("float32", "compute type; sums stay float32", choices=("float32", "bfloat16"))
 

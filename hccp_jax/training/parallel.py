@@ -64,7 +64,13 @@ def wrap(chunk: Callable[..., Any], kind: str, devices: int = 1, population: int
         return Wrapped(lambda s, h, g, b, *rest: mapped(s, h, g, _split_rows(b, devices), *rest), 1)
     if kind == "pmap":
         placed = jax.pmap(inner, axis_name=DATA, in_axes=rows, out_axes=None, devices=jax.devices()[:devices])
-        return Wrapped(lambda s, h, g, b, *rest: placed(s, h, g, _split_rows(b, devices), *rest), 1)
+        # where pmap leaves the states; from elsewhere the first call would be compiled apart
+        everywhere = NamedSharding(jax.sharding.Mesh(jax.devices()[:devices], (DATA,)), P())
+
+        def run(states: Any, hypers: Any, streams: Any, batches: Any, *rest: Any) -> Any:
+            return placed(jax.device_put(states, everywhere), hypers, streams, _split_rows(batches, devices), *rest)
+
+        return Wrapped(run, 1)
     if kind == "mesh":
         return _on_mesh(inner, devices, population)
     raise UserError(f"parallel={kind!r}: expected one of {', '.join(KINDS)}")
