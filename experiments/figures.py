@@ -29,7 +29,8 @@ BINS = 60  # steps of a training curve are averaged in so many bins
 TERMS = 6  # small multiples of loss terms at most
 NOT_TERMS = {"step", "epoch", "epochs", "time", "seconds", "elapsed", "requests_per_second", "learning_rate"}
 OCTILES = range(1, 9)
-OCTILE_METRICS, TAIL_SHARE = ("ISH@100", "T@100"), "tail_slots@100"
+OCTILE_METRICS = ("ISH@100", "T@100", "click/recall@100", "long_view/recall@100")
+TAIL_SHARE = "tail_slots@100"
 ERRORS = {"elinewidth": 0.8, "ecolor": "#333333"}
 
 CAPTIONS = {

@@ -13,6 +13,7 @@ whole-catalogue long-view recall, so that neither view is favoured.
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ from hccp_jax.data.source import Source, log_chunk
 from hccp_jax.errors import UserError
 from hccp_jax.evaluation.exposed_lists import ExposedLists
 from hccp_jax.evaluation.octiles import assign_octiles
-from hccp_jax.evaluation.whole_catalogue import WholeCatalogue, in_blocks
+from hccp_jax.evaluation.whole_catalogue import CURVE, Ranked, WholeCatalogue, in_blocks
 from hccp_jax.methods.base import Method
 from hccp_jax.methods.hccp import ROWS, HyperConfig, Layout, NegativesConfig, hccp
 from hccp_jax.models.three_tower import ModelConfig
@@ -80,9 +81,8 @@ def _run_group(context: Context, trials: list[Trial]) -> None:
     view = _whole_catalogue(data, catalogue, settings, "test")
     for trial in trials:
         if trial.row.reference:
-            save_result(
-                context.experiment, trial, _reference(data, lists, view, trial.row.name), served="its own score"
-            )
+            metrics, curves = _reference(data, lists, view, trial.row.name)
+            save_result(context.experiment, trial, metrics, served="its own score", curves=curves)
     trained = [trial for trial in trials if not trial.row.reference]
     if trained:
         _train(context, settings, data, catalogue, trained, lists, view)
@@ -100,16 +100,26 @@ def _whole_catalogue(
     return WholeCatalogue(users, catalogue, with_items, featurise, settings.cutoffs, octile)
 
 
-def _reference(data: KuaiRand, lists: ExposedLists, view: WholeCatalogue, name: str) -> dict[str, float]:
-    """Metrics of a floor in both views."""
+def _reference(data: KuaiRand, lists: ExposedLists, view: WholeCatalogue, name: str) -> tuple[dict, dict]:
+    """Metrics of a floor in both views, and its recall curves."""
     tasks = tuple(data.test.labels)
     if name == "random":
         draw = np.random.default_rng(0).random(data.test.mask.shape)
-        return lists.measure(dict.fromkeys(tasks, draw), probabilistic=False) | view.random()
+        found = view.random()
+        return lists.measure(dict.fromkeys(tasks, draw), probabilistic=False) | found.metrics, _curves(found)
     score = np.asarray(data.views["test"].popularity[name])
     exposed = score[data.test.items["id"]]
     listed = lists.measure(dict.fromkeys(tasks, exposed), probabilistic=False)
-    return listed | view.scores(dict.fromkeys(tasks, jnp.asarray(score)))
+    found = view.scores(dict.fromkeys(tasks, jnp.asarray(score)))
+    return listed | found.metrics, _curves(found)
+
+
+def _curves(found: Ranked) -> dict[str, dict]:
+    """Recall over K of the whole catalogue, for the picture."""
+    return {
+        f"{task.replace('_', ' ')} recall": {"cutoffs": list(CURVE), "values": values}
+        for task, values in found.curves.items()
+    }
 
 
 def _train(
@@ -141,9 +151,14 @@ def _train(
     exposed = lists.population(method, trained.states.parameters)
     everything = view.population(method, trained.states.parameters)
     for trial, step, first, second in zip(trials, trained.steps, exposed, everything, strict=True):
-        metrics = first | second
-        epochs = source.epochs(step)
-        save_result(context.experiment, trial, metrics, epochs=epochs, step=step, served="each task by its own head")
+        metrics, epochs = first | second.metrics, source.epochs(step)
+        more: dict[str, Any] = {
+            "epochs": epochs,
+            "step": step,
+            "served": "each task by its own head",
+            "curves": _curves(second),
+        }
+        save_result(context.experiment, trial, metrics, None, **more)
 
 
 def _validate(method: Method, lists: ExposedLists, view: WholeCatalogue, states: TrainState) -> np.ndarray:
@@ -152,7 +167,7 @@ def _validate(method: Method, lists: ExposedLists, view: WholeCatalogue, states:
     everything = view.population(method, states.parameters)
     pairs = zip(exposed, everything, strict=True)
     k = sorted(view.cutoffs)[len(view.cutoffs) // 2]
-    return np.array([first["click/AUC"] + second[f"long_view/recall@{k}"] for first, second in pairs])
+    return np.array([first["click/AUC"] + second.metrics[f"long_view/recall@{k}"] for first, second in pairs])
 
 
 EXPERIMENT = Experiment(

@@ -31,6 +31,10 @@ class Source:
     epoch_steps: float | None
     frequency: np.ndarray
 
+    def batch_at(self, seed: int, step: int) -> RequestBatch:
+        """The stored batch [B, ...] of one step, whatever was asked before."""
+        return jax.tree.map(lambda leaf: leaf[0, 0], self.chunk([seed], step, 1))
+
     def epochs(self, steps: int) -> float:
         """Passes over the log after that many steps; fresh requests are never seen twice, so at most one pass."""
         return 1.0 if self.epoch_steps is None else steps / self.epoch_steps

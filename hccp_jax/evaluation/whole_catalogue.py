@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from flax import struct
 from hccp_jax.data import hashing
 from hccp_jax.data.catalogue import Catalogue
 from hccp_jax.data.requests import RequestBatch
+from hccp_jax.evaluation.metrics import log_cutoffs
 from hccp_jax.evaluation.octiles import OCTILES
 from hccp_jax.evaluation.ranking import ranks_of
 from hccp_jax.methods.base import Method
@@ -46,6 +47,14 @@ def in_blocks(requests: RequestBatch, positives: dict[str, Any], seen: Any) -> U
     return jax.tree.map(split, Users(requests, positives, seen))
 
 
+class Ranked(NamedTuple):
+    """What one ranking gives: metrics by name, and task -> recall at each of CURVE."""
+
+    metrics: dict[str, float]
+    curves: dict[str, list[float]]
+
+
+CURVE = log_cutoffs(1000, 25)
 Score = Callable[[RequestBatch], dict[str, jax.Array]]
 
 
@@ -61,14 +70,12 @@ def _ranks(users: Users, score: Score) -> dict[str, jax.Array]:
     return jax.lax.map(block, users)
 
 
-def _metrics(
-    ranks: dict[str, Any], positives: dict[str, Any], cutoffs: tuple[int, ...], octile: np.ndarray
-) -> dict[str, float]:
+def _metrics(ranks: dict[str, Any], positives: dict[str, Any], cutoffs: tuple[int, ...], octile: np.ndarray) -> Ranked:
     """Recall, hit rate and NDCG at each cutoff, means over users with a positive; recall at 100 by octile.
 
     Recall@K is the share of a user's positives in the top K, hit rate whether there is one, NDCG binary.
     """
-    found = {}
+    found, curves = {}, {}
     for task, rank in ranks.items():
         ids = positives[task].reshape(-1, positives[task].shape[-1])
         rank, real = rank.reshape(ids.shape), ids > 0
@@ -87,7 +94,8 @@ def _metrics(
             here = real & (group == index)
             found[f"{task}/recall@100/octile{index + 1}"] = float(inside[here].mean()) if here.any() else float("nan")
         found[f"{task}/users"] = float(known.sum())
-    return found
+        curves[task] = [float(((real & (rank < k)).sum(axis=1)[known] / count[known]).mean()) for k in CURVE]
+    return Ranked(found, curves)
 
 
 @dataclass(frozen=True)
@@ -110,7 +118,7 @@ class WholeCatalogue:
     cutoffs: tuple[int, ...]
     octile: np.ndarray
 
-    def scores(self, per_task: dict[str, jax.Array]) -> dict[str, float]:
+    def scores(self, per_task: dict[str, jax.Array]) -> Ranked:
         """Evaluate a ranking that is the same for every user: task -> [items] scores."""
 
         def score(requests: RequestBatch) -> dict[str, jax.Array]:
@@ -119,7 +127,7 @@ class WholeCatalogue:
 
         return self._finish(jax.jit(lambda users: _ranks(users, score))(self.users))
 
-    def random(self) -> dict[str, float]:
+    def random(self) -> Ranked:
         """Evaluate a random ranking."""
 
         def score(requests: RequestBatch) -> dict[str, jax.Array]:
@@ -129,7 +137,7 @@ class WholeCatalogue:
 
         return self._finish(jax.jit(lambda users: _ranks(users, score))(self.users))
 
-    def population(self, method: Method, parameters: Any) -> list[dict[str, float]]:
+    def population(self, method: Method, parameters: Any) -> list[Ranked]:
         """Evaluate members with parameters [M, ...]; each task is ranked by its own head."""
         run = jax.jit(partial(self._member, method))
         found = []
@@ -151,6 +159,6 @@ class WholeCatalogue:
 
         return _ranks(users, score)
 
-    def _finish(self, ranks: dict[str, jax.Array]) -> dict[str, float]:
+    def _finish(self, ranks: dict[str, jax.Array]) -> Ranked:
         positives = {task: np.asarray(ids) for task, ids in self.users.positives.items()}
         return _metrics({task: np.asarray(r) for task, r in ranks.items()}, positives, self.cutoffs, self.octile)

@@ -53,7 +53,7 @@ def view() -> tuple[WholeCatalogue, np.ndarray, np.ndarray]:
 def test_whole_catalogue_metrics_equal_literal_loops(view):
     whole, positives, seen = view
     score = np.random.default_rng(1).permutation(ITEMS).astype(np.float32)  # no ties
-    found = whole.scores({"click": jnp.asarray(score)})
+    found, curves = whole.scores({"click": jnp.asarray(score)})
     recall, hit, gain, by_octile = ({k: [] for k in CUTOFFS}, {k: [] for k in CUTOFFS}, {k: [] for k in CUTOFFS}, {})
     for user in range(USERS):
         wanted = set(positives[user]) - {0}
@@ -73,13 +73,14 @@ def test_whole_catalogue_metrics_equal_literal_loops(view):
         assert found[f"click/hit_rate@{k}"] == pytest.approx(np.mean(hit[k]))
         assert found[f"click/ndcg@{k}"] == pytest.approx(np.mean(gain[k]))
     assert found["click/users"] == len(recall[3])
+    assert curves["click"][2] == pytest.approx(found["click/recall@3"])
     for octile, hits in by_octile.items():
         assert found[f"click/recall@100/octile{octile + 1}"] == pytest.approx(np.mean(hits))
 
 
 def test_ties_are_broken_by_a_draw_not_by_the_id(view):
     whole, _, _ = view
-    flat = whole.scores({"click": jnp.zeros(ITEMS)})
+    flat = whole.scores({"click": jnp.zeros(ITEMS)}).metrics
     assert 0.0 < flat["click/recall@3"] < 0.5  # ids 1..3 first would favour nobody else
 
 
