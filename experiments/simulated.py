@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.settings import SimulatedSettings
 from experiments.trials import Context, Trial, groups, save_result
+from hccp_jax.cascade import logs
 from hccp_jax.cascade.logs import STREAMS, open_world
 from hccp_jax.cascade.source import featurise, fresh_source, logged_source
 from hccp_jax.cascade.world import World
@@ -73,6 +74,9 @@ def _check(settings: SimulatedSettings) -> None:
     if world.exposed > settings.sampling.sequence:
         raise UserError(f"sampling.sequence={settings.sampling.sequence}: expected at least {world.exposed} (exposed)")
     settings.sampling.chunks(world.ranked)
+    train = settings.train
+    if train.steps * train.batch > logs.MAX_REQUESTS:
+        raise UserError(f"train.steps={train.steps}: expected at most {logs.MAX_REQUESTS // train.batch} fresh batches")
 
 
 def _source(context: Context, settings: SimulatedSettings, world: World, seeds: list[int]) -> Source:

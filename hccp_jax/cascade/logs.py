@@ -19,6 +19,7 @@ TASKS = ("click", "purchase")
 STREAMS = {"frequency": 0, "evaluation": 1, "bootstrap": 2, "validation": 3}
 _FIRST_TRAINING_STREAM = 8
 _STREAM_BITS = 25
+MAX_REQUESTS = 1 << (_STREAM_BITS - 1)  # of a stream; keeping the clicked ones runs twice as many
 MAX_SEED = (1 << (31 - _STREAM_BITS)) - 1 - _FIRST_TRAINING_STREAM
 
 
@@ -37,8 +38,12 @@ class SamplingConfig:
 
     def chunks(self, n_ranked: int) -> sampling.Chunks:
         """The chunks of the ranking order for a ranker that scores n_ranked items."""
+        if self.rates and not self.borders:
+            raise UserError(f"sampling.rates={self.rates}: expected sampling.borders as well")
         if not self.borders:
             return sampling.scaled_chunks(n_ranked, self.sequence // 7)
+        if not self.rates:
+            raise UserError(f"sampling.rates='': expected one rate for each border in sampling.borders={self.borders}")
         return sampling.chunks_from_rates(self.borders, self.rates)
 
 
