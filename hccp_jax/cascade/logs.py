@@ -13,6 +13,7 @@ from hccp_jax.config import field
 from hccp_jax.data import hashing, sampling
 from hccp_jax.data.catalogue import Catalogue, FeatureSpec
 from hccp_jax.data.requests import RequestBatch, Stage
+from hccp_jax.errors import UserError
 
 TASKS = ("click", "purchase")
 # Streams of request numbers never overlap: what is held out stays held out.
