@@ -177,7 +177,8 @@ class _Run:
         for book in books:
             for path in book.damaged:
                 warn(f"checkpoint {path}: cannot be read; trying an earlier one")
-        common = set.intersection(*(set(book.steps) for book in books))
+        size = self.config.chunk_steps  # what a loss that is not finite left inside a chunk is no place to go on from
+        common = set.intersection(*({step for step in book.steps if step % size == 0} for book in books))
         for step in sorted(common, reverse=True):
             try:
                 like = self.blank()
@@ -186,7 +187,8 @@ class _Run:
                 warn(f"{error}; trying an earlier one")
                 continue
             trees += [trees[-1]] * (self.places - len(trees))
-            return to_state(jax.tree.map(jnp.asarray, _stack(trees)))
+            joined = jax.tree.map(jnp.asarray, _stack(trees))
+            return to_state(joined | {"alive": jnp.ones_like(joined["alive"])})
         if common:
             raise UserError(
                 f"checkpoints in {books[0].directory.parent}: none can be read; remove the directory to start afresh"
