@@ -79,9 +79,9 @@ def test_slots_are_in_a_keyed_order_that_knows_nothing_of_the_logging_one(case):
     candidates, requests = case.flat.candidates, case.flat.requests
     assert candidates.ties is None
     request = requests.user["request"][:, None]
-    keys = np.asarray(hashing.hash_bits("tie", case.config.seed, request, candidates.ids))
+    keys = np.asarray(hashing.hash_bits("tie", case.config.seed, request, candidates.ids)).astype(np.int64)
     for row, mask in enumerate(candidates.mask):
-        assert (np.diff(keys[row].astype(np.int64)) >= 0)[mask[1:] & mask[:-1]].all()
+        assert (np.diff(keys[row]) >= 0)[mask[1:] & mask[:-1]].all()
     real = candidates.mask
     slot = np.argsort(np.argsort(np.where(real, keys, 2**32), axis=1), axis=1)
     for values in (candidates.truth, candidates.ids, candidates.ranker_rank, candidates.exposed):
