@@ -57,7 +57,7 @@ EXPERIMENT = Experiment(
     data=DATA,
     settings=replace(
         SimulatedSettings(),
-        train=TrainConfig(steps=100, batch=128, chunk=25, checkpoint_every=50),
+        train=TrainConfig(steps=120, batch=128, chunk=24, checkpoint_every=48),
         evaluate=EvaluateConfig(requests=768),
     ),
     smoke=SMOKE,
