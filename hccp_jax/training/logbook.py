@@ -1,6 +1,7 @@
 """The log of a run: JSON lines, from which every table and picture is made, and TensorBoard on request."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,11 +26,12 @@ class Logbook:
             directory.mkdir(parents=True, exist_ok=True)
             kept = [line for line in self._lines() if json.loads(line)["step"] <= resume_step]
             self._writer = _tensorboard_writer(directory) if tensorboard else None
-            self._file = self.path.open("w", encoding="utf-8")
+            shorter = self.path.with_suffix(".tmp")  # a kill in this instant leaves the old file or the new one
+            shorter.write_text("".join(kept), encoding="utf-8")
+            os.replace(shorter, self.path)
+            self._file = self.path.open("a", encoding="utf-8")
         except OSError as error:
             raise UserError(f"out={directory}: cannot be written ({error.strerror})") from None
-        self._file.writelines(kept)
-        self._file.flush()
 
     def _lines(self) -> list[str]:
         """Complete lines; a line cut short by a kill is dropped."""

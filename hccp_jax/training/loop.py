@@ -262,7 +262,7 @@ class _Run:
         self, values: dict[str, np.ndarray], step: int, states: TrainState, books: Sequence[Checkpoints]
     ) -> None:
         """Stop at the first non-finite loss; the states did not change from that step on and are saved."""
-        bad = ~np.isfinite(values["loss"])
+        bad = ~(np.isfinite(values["loss"]) & np.isfinite(values["gradient_norm"]))
         if not bad.any():
             return
         offset, member = np.argwhere(bad.T)[0]  # the first step, then the first member

@@ -36,7 +36,8 @@ def train_step(
         axis: name of the device axis or None.
 
     Returns:
-        The next state and the loss with its terms. Where the loss is not finite the state is kept and `alive` drops.
+        The next state and the loss with its terms. Where the loss or the gradient is not finite the state is kept
+        and `alive` drops.
     """
     key = jax.random.fold_in(state.key, state.step)
     progress = state.step.astype(jnp.float32) / total_steps
@@ -47,12 +48,13 @@ def train_step(
     (value, terms), gradients = jax.value_and_grad(loss, has_aux=True)(state.parameters)
     gradients = pmean(gradients, axis)
     updates, moments = optimizer(hyper.learning_rate).update(gradients, state.moments, state.parameters)
-    alive = state.alive & jnp.isfinite(value)
+    norm = optax.tree.norm(gradients)
+    alive = state.alive & jnp.isfinite(value) & jnp.isfinite(norm)
     changed = (optax.apply_updates(state.parameters, updates), moments, state.step + 1)
     parameters, moments, step = jax.tree.map(
         lambda new, old: jnp.where(alive, new, old), changed, (state.parameters, state.moments, state.step)
     )
-    return TrainState(step, parameters, moments, state.key, alive), {"loss": value, **terms}
+    return TrainState(step, parameters, moments, state.key, alive), {"loss": value, "gradient_norm": norm, **terms}
 
 
 def train_chunk(

@@ -89,7 +89,7 @@ def test_training_learns_logs_and_keeps_the_last_two(straight):
     trained, (first, second), who = straight
     lines = [json.loads(line) for line in first.decode().splitlines()]
     assert [line["step"] for line in lines] == list(range(5, 45, 5))
-    assert set(lines[0]) == {"step", "loss", "fit", "crowd"}
+    assert set(lines[0]) == {"step", "loss", "gradient_norm", "fit", "crowd"}
     assert lines[-1]["fit"] < 0.5 * lines[0]["fit"]
     assert first != second
     assert trained.steps == [40, 40]
@@ -241,7 +241,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_state_before_it(tmp_pa
     who = members(tmp_path, PAIR[0])
     reported = []
     message = (
-        r"^member 0: loss is not finite at step 14 \(terms: fit\); the state before it is kept; "
+        r"^member 0: loss is not finite at step 14 \(terms: fit, gradient_norm\); the state before it is kept; "
         r"try a smaller hyper.learning_rate$"
     )
     with pytest.raises(UserError, match=message):
@@ -282,7 +282,7 @@ def test_the_member_at_fault_is_named(tmp_path):
 
 def test_a_broken_catalogue_is_found_at_the_first_step(tmp_path):
     who = members(tmp_path, PAIR[0])
-    with pytest.raises(UserError, match=r"not finite at step 1 \(terms: crowd, fit\)"):
+    with pytest.raises(UserError, match=r"not finite at step 1 \(terms: crowd, fit, gradient_norm\)"):
         run(Toy(scale=float("nan")), who)
     assert steps_kept(who[0]) == [0]
 
