@@ -45,6 +45,8 @@ def _run_group(context: Context, trials: list[Trial]) -> None:
     source = _source(context, settings, world, sorted({trial.seed for trial in trained}) or [0])
     with ThreadPoolExecutor(1) as beside:  # compiles on the other core while training compiles
         pending = beside.submit(_references, context, settings, world, source, trials)
+        if context.placement.devices > 1:  # collectives of CPU devices and another program may wait for each other
+            pending.result()
         states = _train(context, settings, world, source, trained) if trained else None
         evaluator = pending.result()
     if states is not None:

@@ -22,13 +22,18 @@ METRIC = "validation"
 _NO_METRIC = -1e30  # JSON has no infinity
 
 
+def as_tree(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint holds of a state: its fields by name, the typed key as its data."""
+    fields = ("step", "parameters", "moments", "alive")
+    return {name: getattr(state, name) for name in fields} | {"key": jax.random.key_data(state.key)}
+
+
 def to_host(state: TrainState) -> dict[str, Any]:
     """The state as a tree of NumPy arrays; the typed key becomes its data.
 
     A population that is spread over devices is joined here, on the host, without a collective.
     """
-    tree = {field: getattr(state, field) for field in ("step", "parameters", "moments", "alive")}
-    return jax.tree.map(np.asarray, tree | {"key": jax.random.key_data(state.key)})
+    return jax.tree.map(np.asarray, as_tree(state))
 
 
 def to_state(tree: dict[str, Any]) -> TrainState:

@@ -17,7 +17,7 @@ from hccp_jax.config import field
 from hccp_jax.data.source import Source
 from hccp_jax.errors import UserError
 from hccp_jax.methods.base import Method
-from hccp_jax.training.checkpoints import Checkpoints, to_host, to_state
+from hccp_jax.training.checkpoints import Checkpoints, as_tree, to_host, to_state
 from hccp_jax.training.logbook import Logbook
 from hccp_jax.training.parallel import wrap
 from hccp_jax.training.state import TrainState, initial_state
@@ -146,7 +146,7 @@ class _Run:
     """The pieces of one call of `train`."""
 
     def __init__(self, method, source, members, config, placement, seeds, sample) -> None:
-        self.method, self.source, self.members, self.config = method, source, members, config
+        self.source, self.members, self.config = source, members, config
         self.seeds, self.placement = seeds, placement
         if config.batch % placement.devices:
             raise UserError(f"train.batch={config.batch}: expected a multiple of the {placement.devices} devices")
@@ -169,7 +169,7 @@ class _Run:
 
     def blank(self) -> dict[str, Any]:
         """A tree of one member's shapes and dtypes."""
-        shapes = jax.eval_shape(lambda *a: _host_shapes(self.start(*a)), *self.arguments)
+        shapes = jax.eval_shape(lambda *a: as_tree(self.start(*a)), *self.arguments)
         return jax.tree.map(lambda x: np.zeros(x.shape[1:], x.dtype), shapes)
 
     def restore(self, books: Sequence[Checkpoints], warn: Callable[[str], None]) -> TrainState:
@@ -275,8 +275,3 @@ class _Run:
             f"{self.members[member].name}: loss is not finite at step {step + int(offset) + 1} "
             f"(terms: {', '.join(terms) or 'loss'}); the state before it is kept; try a smaller hyper.learning_rate"
         )
-
-
-def _host_shapes(state: TrainState) -> dict[str, Any]:
-    tree = {name: getattr(state, name) for name in ("step", "parameters", "moments", "alive")}
-    return tree | {"key": jax.random.key_data(state.key)}
