@@ -1,39 +1,13 @@
-"""Every kernel under one calling convention: `loss(scores, aux, where)`, all arrays [..., K]."""
-
-import dataclasses
-from collections.abc import Callable
-
-import jax
-import jax.numpy as jnp
-import numpy as np
+"""The kernels of HCCP: calibration, consistency and contrast."""
 
 from hccp_jax.losses.contrastive import info_nce, margin_info_nce
 from hccp_jax.losses.listwise import list_mle, list_net
 from hccp_jax.losses.pointwise import binary_cross_entropy
 
-from . import oracles
+from .. import oracles
+from .case import EASY, EXTRA, HARD, POSITIVE, Case
 
 MARGIN, TEMPERATURE = 0.4, 0.5
-OTHER, POSITIVE, HARD, EASY, EXTRA = range(5)
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A kernel and its oracle.
-
-    Attributes:
-        oracle: of one list without masked slots; None if the list is not valid.
-        arranged: the order of the slots has a meaning.
-        shifts: adding a constant to all scores changes nothing.
-        needs_positive: a list without a positive is not valid.
-    """
-
-    name: str
-    loss: Callable
-    oracle: Callable
-    arranged: bool = False
-    shifts: bool = True
-    needs_positive: bool = False
 
 
 def _info_nce(s, a, where, **kw):
@@ -89,34 +63,3 @@ CASES = [
     Case("info_nce", _info_nce, _info_nce_oracle, needs_positive=True),
     Case("margin_info_nce", _margin, _margin_oracle, needs_positive=True),
 ]
-
-
-def draw(seed: int, shape: tuple[int, ...], spread: float = 2.0, full: bool = False):
-    """Scores, the side arrays of every kernel, and a mask; with `full` each list has all kinds and no padding."""
-    rng = np.random.default_rng(seed)
-    scores = rng.normal(0, spread, shape).astype(np.float32)
-    kind = rng.integers(0, 5, shape)
-    if full:
-        kind = rng.permuted(np.broadcast_to(np.arange(shape[-1]) % 5, shape), axis=-1)
-    aux = {
-        "labels": (kind == POSITIVE).astype(np.float32),
-        "weights": rng.uniform(0, 2, shape).astype(np.float32),
-        "rank": np.argsort(rng.random(shape), axis=-1).astype(np.int32) - 1,
-        "kind": kind,
-        "products": rng.uniform(0.1, 2, shape).astype(np.float32),
-    }
-    mask = np.ones(shape, bool) if full else rng.random(shape) < rng.choice([0.3, 0.8])
-    return jnp.asarray(scores), jax.tree.map(jnp.asarray, aux), jnp.asarray(mask)
-
-
-def expected(case: Case, scores, aux, mask) -> float:
-    """The oracle's mean over the valid lists, in float64; 0 if there is none."""
-    size = scores.shape[-1]
-    scores, mask = np.asarray(scores, np.float64).reshape(-1, size), np.asarray(mask).reshape(-1, size)
-    aux = {name: np.asarray(value).reshape(-1, size) for name, value in aux.items()}
-    values = [
-        case.oracle(scores[i, mask[i]], {name: value[i, mask[i]] for name, value in aux.items()})
-        for i in range(len(scores))
-    ]
-    valid = [value for value in values if value is not None]
-    return float(np.mean(valid)) if valid else 0.0
