@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from hccp_jax.losses.recurrence import linear_recurrence, suffix_exponential_sums
 from hccp_jax.losses.reduction import NEGATIVE, ReduceFn, accumulated, list_mask, log_sum_exp, mean_valid
+from hccp_jax.losses.sort import argsort
 
 
 def list_mle(
@@ -24,8 +26,7 @@ def list_mle(
     Args:
         scores: [..., K] floats; computed in float32 or wider, accurate for scores hundreds apart.
         rank: [..., K], smaller is better; None means that the lists are stored best first, which spares the sort.
-            Equal ranks are taken in slot order: no randomness enters. Integers must lie below 2^31 / K in size;
-            floats may be anything but sort more slowly.
+            Equal ranks are taken in slot order: no randomness enters.
         where: [..., K] bool, the items that count, anywhere in the list; the others are as if deleted.
         reduce_fn: reduction of the per-list sums [...]; a list is valid if it has an item that counts. A list of one
             item is valid and costs 0.
@@ -44,20 +45,9 @@ def list_mle(
     # Masked scores are told by their value from here on: a sort then moves one array.
     marked = jnp.where(mask, accumulated(scores), NEGATIVE)
     if rank is not None:
-        order = _ascending(jnp.where(mask, rank, 0))
-        marked = jnp.take_along_axis(marked, order, axis=-1)
+        marked = jnp.take_along_axis(marked, argsort(jnp.where(mask, rank, 0)), axis=-1)
     values = _plackett_luce(marked) if scores.shape[-1] else jnp.sum(marked, axis=-1)
     return reduce_fn(values, jnp.any(mask, axis=-1))
-
-
-def _ascending(rank: jax.Array) -> jax.Array:
-    """Stable argsort of the last axis."""
-    if not jnp.issubdtype(rank.dtype, jnp.integer):
-        return jnp.argsort(rank, axis=-1, stable=True)
-    # Rank and slot in one integer: XLA on the CPU sorts single numbers about three times faster than pairs.
-    rank = rank.astype(jnp.promote_types(rank.dtype, jnp.int32))
-    size, slot = rank.shape[-1], jax.lax.broadcasted_iota(rank.dtype, rank.shape, rank.ndim - 1)
-    return jnp.sort(rank * size + slot, axis=-1) % size
 
 
 @jax.custom_vjp
@@ -67,23 +57,8 @@ def _plackett_luce(scores: jax.Array) -> jax.Array:
 
 
 def _plackett_luce_fwd(scores: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    """Peak p_k and total a_k of each suffix: the sum of exp(scores[k:]) is a_k exp(p_k).
-
-    They stay apart because their rounding errors are relative to 1. Those of a running log-sum-exp are relative to
-    the scores, and an error of 1e-5 in an exponent of 400 shows in the gradient.
-    """
-
-    def step(carry, score):
-        peak, total = carry
-        shrink = jnp.exp(-jnp.abs(score - peak))
-        total = jnp.where(score > peak, total * shrink + 1.0, total + shrink)
-        carry = jnp.maximum(peak, score), total
-        return carry, carry
-
     scores = jnp.moveaxis(scores, -1, 0)
-    # full_like and not a constant: inside shard_map the carry varies over the devices as the scores do.
-    init = jnp.full_like(scores[0], NEGATIVE), jnp.zeros_like(scores[0])
-    _, (peak, total) = jax.lax.scan(step, init, scores, reverse=True, unroll=8)
+    peak, total = suffix_exponential_sums(scores, NEGATIVE)
     # Trailing padding adds itself to `total`, but the first real score before it outweighs it by e^(1e30).
     terms = (peak - scores) + jnp.log(total)
     return jnp.sum(jnp.where(scores != NEGATIVE, terms, 0.0), axis=0), (scores, peak, total)
@@ -100,12 +75,7 @@ def _plackett_luce_bwd(residuals: tuple[jax.Array, ...], cotangent: jax.Array) -
     shrink = jnp.exp(jnp.diff(peak, axis=0)) * (total[1:] / total[:-1])
     shrink = jnp.concatenate([jnp.zeros_like(shrink, shape=(1, *shrink.shape[1:])), shrink])
 
-    def step(above, now):
-        above = above * now[0] + now[1]
-        return above, above
-
-    inputs = shrink, real.astype(scores.dtype)
-    _, above = jax.lax.scan(step, jnp.zeros_like(scores[0]), inputs, unroll=8)
+    above = linear_recurrence(shrink, real.astype(scores.dtype))
     slope = jnp.where(real, jnp.exp(scores - peak) / total * above - 1.0, 0.0)
     return (jnp.moveaxis(slope * cotangent[None], 0, -1),)
 
