@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from hccp_jax.losses.recurrence import linear_recurrence
 from hccp_jax.losses.reduction import ReduceFn, accumulated, list_mask, mean_valid
 from hccp_jax.losses.row_blocks import sum_over_row_blocks
-from hccp_jax.losses.sort import argsort
+from hccp_jax.losses.sort import sort_descending
 
 SMALL = 256
 """Up to this length the pairs cost less than a sort of both thresholds."""
@@ -50,8 +50,9 @@ def rankmax(
     mask, z, y = _flat(scores, labels, where)
     positive = mask & (y > 0)
     if z.shape[-1] > SMALL:
-        sums = _sums_by_sorting(z, z - 1.0, mask, mask[..., None], positive[..., None])
-        values = jnp.sum(jnp.log(jnp.where(sums == 0, 1.0, sums)), axis=-1)
+        # Everything is below a positive here, itself included.
+        sums = _sums_by_sorting(z, z - 1.0, mask, positive.astype(z.dtype), 1, all_members=True)
+        values = jnp.sum(jnp.log(jnp.where(sums == 0, 1.0, sums)), axis=0)
     else:
         values = sum_over_row_blocks(_rankmax_rows, z, z, (positive, mask))
     shape = scores.shape[:-1]
@@ -111,13 +112,10 @@ def am_rankmax(
     mask, z, y = _flat(scores, labels, where)
     if levels is not None and power in (0, 1) and z.shape[-1] > SMALL:
         z = z + jnp.where(_all_known(y, mask, levels), 0.0, jnp.nan)[:, None]
-        thresholds = jnp.arange(levels - 1, dtype=z.dtype)
-        members = mask[..., None] & (y[..., None] <= thresholds[None, None])
-        readers = mask[..., None] & (y[..., None] == thresholds[None, None] + 1)
         slack = beta * y if power == 1 else jnp.zeros_like(y)
         upper = z + jnp.where(y == 0, jnp.asarray(alpha, z.dtype), 0.0) - slack + (0.0 if power == 1 else beta)
-        sums = _sums_by_sorting(upper, z - slack, mask, members, readers)
-        values = jnp.sum(jnp.log1p(sums), axis=-1)
+        sums = _sums_by_sorting(upper, z - slack, mask, y, levels - 1)
+        values = jnp.sum(jnp.log1p(sums), axis=0)
     else:
         if levels is not None:
             z = z + jnp.where(_all_known(y, mask, levels), 0.0, jnp.nan)[:, None]
@@ -163,40 +161,42 @@ def _am_rankmax_rows(power: float, z_row: jax.Array, whole, constants) -> jax.Ar
 
 
 def _sums_by_sorting(
-    upper: jax.Array, lower: jax.Array, mask: jax.Array, members: jax.Array, readers: jax.Array
+    upper: jax.Array, lower: jax.Array, mask: jax.Array, label: jax.Array, lanes: int, all_members: bool = False
 ) -> jax.Array:
-    """Hinge sums S_j = sum of (upper_i - lower_j)_+ over the items i of lane l, for each reader j of lane l.
+    """Hinge sums S_j, the sum of (upper_i - lower_j)_+ over the items i of smaller label.
 
-    One descending sort of all thresholds, then two running sums a lane: how many members lie above, and gap by gap
-    what they add. All terms are of one sign, so that nothing cancels.
+    One descending sort of all thresholds, then two running sums a lane, one lane for each label above 0: how many
+    members lie above, and gap by gap what they add. All terms are of one sign, so that nothing cancels.
 
     Args:
         upper: [B, K], the a_i.
         lower: [B, K], the b_j.
         mask: [B, K] bool, real items.
-        members: [B, K, L] bool, the lanes an item is summed in.
-        readers: [B, K, L] bool, the lane an item reads, at most one.
+        label: [B, K] floats, 0 .. lanes.
+        lanes: L.
+        all_members: sum over all items, whatever their label.
 
     Returns:
-        [B, 2 K], in the sorted order; 0 where no reader stands.
+        [2 K, B], in the sorted order; 0 where no reader stands.
     """
     # Equal thresholds add 0 either way; with the readers first their slope is 0 too.
     values, real = jnp.concatenate([lower, upper], axis=-1), jnp.concatenate([mask, mask], axis=-1)
-    # Masked ones last; NaN first, so that it reaches all readers.
-    order = argsort(jnp.where(real, jnp.where(jnp.isnan(values), -jnp.inf, -values), jnp.inf))
-    none = jnp.zeros_like(members)
-    lanes = [jnp.concatenate([none, members], axis=1), jnp.concatenate([readers, none], axis=1)]
-    members, readers = (
-        jnp.moveaxis(jnp.take_along_axis(x, order[..., None], axis=1), 1, 0).astype(values.dtype) for x in lanes
-    )
-    descending = jnp.moveaxis(jnp.take_along_axis(values, order, axis=-1), -1, 0)
-    real = jnp.moveaxis(jnp.take_along_axis(real, order, axis=-1), -1, 0)
-    return jnp.moveaxis(_lane_sums(descending, real, members, readers), 0, -1)
+    bad = jnp.sum(0.0 * values, axis=-1)  # A score that is not a finite number is to be seen in the loss.
+    values = jnp.where(jnp.isfinite(values), values, 0.0)
+    label = jnp.clip(jnp.nan_to_num(label), 0, lanes)
+    role = jnp.concatenate([label, lanes + 1 + (jnp.zeros_like(label) if all_members else label)], axis=-1)
+    descending, role = sort_descending(values, role, real, 2 * lanes + 2)
+    real = jax.lax.broadcasted_iota(jnp.int32, role.shape, 0) < jnp.sum(real, axis=-1)[None]
+    lane = jnp.arange(1, lanes + 1)[:, None]
+    readers = real[:, None] & (role[:, None] == lane[None])
+    members = real[:, None] & (role[:, None] > lanes) & (role[:, None] - lanes - 1 < lane[None])
+    readers, members = readers.astype(values.dtype), members.astype(values.dtype)
+    return _lane_sums(descending, real, members, readers) + bad[None]
 
 
 @jax.custom_vjp
 def _lane_sums(values, real, members, readers):
-    """[2 K, B] hinge sums of the readers among descending `values`; lanes are [2 K, B, L] of 0 and 1."""
+    """[2 K, B] hinge sums of the readers among descending `values`; lanes are [2 K, L, B] of 0 and 1."""
     return _lane_sums_fwd(values, real, members, readers)[0]
 
 
@@ -208,15 +208,15 @@ def _lane_sums_fwd(values, real, members, readers):
     gap = jnp.where(real[1:], values[:-1] - values[1:], 0.0)
     gap = jnp.concatenate([jnp.zeros_like(gap, shape=(1, gap.shape[1])), gap])
     above = _running(members) - members
-    sums = jnp.sum(readers * _running(above * gap[..., None]), axis=-1)
-    return sums, (jnp.sum(readers * above, axis=-1), members, readers)
+    sums = jnp.sum(readers * _running(above * gap[:, None]), axis=1)
+    return sums, (jnp.sum(readers * above, axis=1), members, readers)
 
 
 def _lane_sums_bwd(residuals, cotangent):
     count, members, readers = residuals
     # A member feeds all readers below it, and a reader falls against all members above it.
-    below = _running(readers * cotangent[..., None], reverse=True)
-    return jnp.sum(members * below, axis=-1) - count * cotangent, None, None, None
+    below = _running(readers * cotangent[:, None], reverse=True)
+    return jnp.sum(members * below, axis=1) - count * cotangent, None, None, None
 
 
 _lane_sums.defvjp(_lane_sums_fwd, _lane_sums_bwd)

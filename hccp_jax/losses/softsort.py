@@ -1,5 +1,7 @@
 """RankTower's sorting loss: cross entropy between SoftSort permutation matrices."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -7,7 +9,7 @@ from jax.typing import ArrayLike
 from hccp_jax.losses.recurrence import linear_recurrence
 from hccp_jax.losses.reduction import NEGATIVE, ReduceFn, accumulated, list_mask, mean_valid
 from hccp_jax.losses.row_blocks import sum_over_row_blocks
-from hccp_jax.losses.sort import argsort
+from hccp_jax.losses.sort import argsort, sort_descending
 
 MODES = ("literal", "block", "teacher")
 SMALL = 32
@@ -88,27 +90,29 @@ def soft_sort_cross_entropy(
     # Distances over tau: for either power a matter of the scale of the scores.
     x = x / (temperature if power == 1 else jnp.sqrt(accumulated(temperature)))
     y = jax.lax.stop_gradient(jnp.where(flat, accumulated(labels).reshape(-1, size), 0.0))
-    # Masked slots last; NaN first, so that it stays in the list and is seen.
-    by_score = argsort(jnp.where(flat, jnp.where(jnp.isnan(x), -jnp.inf, -x), jnp.inf))
-    s = jnp.take_along_axis(x, by_score, axis=-1)
-    real = jnp.arange(size)[None] < jnp.sum(flat, axis=-1, keepdims=True)
-    fast = power == 1 and size > SMALL
-    if mode == "teacher":
-        assert teacher is not None
-        hint = jnp.where(flat, accumulated(teacher).reshape(-1, size), 0.0)
-        by_hint = argsort(jnp.where(flat, -hint, jnp.inf))
-        target = jnp.take_along_axis(
-            by_hint, argsort(jnp.take_along_axis(jnp.where(flat, -y, jnp.inf), by_hint, -1)), -1
-        )
-        gaps = _distance(s - jnp.take_along_axis(x, target, axis=-1), power)
-        near = jnp.sum(jnp.where(real, gaps, 0.0), axis=-1)
-        values = near + (_log_masses(s, real) if fast else _pairs(None, power, s, y, real))
-    elif mode == "literal" and levels is not None and fast:
-        values = _labelled_distances(s, real, *_level_targets(y, flat, by_score, levels, label_temperature))
-        values = values + _log_masses(s, real)
+    bad = jnp.sum(0.0 * x, axis=-1)  # A score that is not a finite number is to be seen in the loss.
+    x = jnp.where(jnp.isfinite(x), x, 0.0)
+    if mode == "literal" and power == 1 and levels is not None and size > SMALL:
+        weights, counts = _level_weights(y, flat, levels, label_temperature)
+        s, level = sort_descending(x, jnp.clip(jnp.nan_to_num(y), 0, levels - 1), flat, levels)
+        real = _leading(flat)
+        values = _labelled_distances(s, real, level, weights, counts) + _log_masses(s, real)
     else:
-        scale = 1.0 if mode == "block" else jax.lax.stop_gradient(accumulated(label_temperature))
-        values = _pairs(mode, power, s, jnp.take_along_axis(y, by_score, axis=-1), real, scale)
+        s, slot = sort_descending(x, jnp.broadcast_to(jnp.arange(size)[None], x.shape), flat, size)
+        real, by_score = _leading(flat), slot.T
+        if mode == "teacher":
+            assert teacher is not None
+            hint = jnp.where(flat, accumulated(teacher).reshape(-1, size), 0.0)
+            gaps = _distance(s - jnp.take_along_axis(x, _best_first(y, hint, flat), axis=-1).T, power)
+            values = jnp.sum(jnp.where(real, gaps, 0.0), axis=0)
+            fast = power == 1 and size > SMALL
+            values += _log_masses(s, real) if fast else _pairs(None, power, s.T, y, real.T)
+        else:
+            scale = 1.0 if mode == "block" else jax.lax.stop_gradient(accumulated(label_temperature))
+            values = _pairs(mode, power, s.T, jnp.take_along_axis(y, by_score, axis=-1), real.T, scale)
+        if levels is not None:
+            values += jnp.sum(0.0 * _level_weights(y, flat, levels, 1.0)[0], axis=(1, 2))
+    values += bad
     return reduce_fn(values.reshape(shape), jnp.any(mask, axis=-1))
 
 
@@ -155,16 +159,28 @@ def _log_sum(x: jax.Array, where: jax.Array) -> jax.Array:
     return jnp.squeeze(peak, -1) + jnp.log(jnp.sum(jnp.exp(x - peak), axis=-1))
 
 
-def _steps(s: jax.Array, real: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Positions first: gaps to the position before [K, B], and where gap and position are real, and where it is not 0.
+def _leading(mask: jax.Array) -> jax.Array:
+    """[K, B]: as many leading positions as a list of [B, K] has items."""
+    position = jax.lax.broadcasted_iota(jnp.int32, mask.shape[::-1], 0)
+    return position < jnp.sum(mask, axis=-1, dtype=jnp.int32)[None]
 
-    The first position begins a block of equal scores; padding continues the last one.
+
+def _best_first(y: jax.Array, hint: jax.Array, mask: jax.Array) -> jax.Array:
+    """[B, K] slots by falling label, then by falling hint, then in slot order; masked ones last."""
+    by_hint = argsort(jnp.where(mask, -hint, jnp.inf))
+    labels = jnp.take_along_axis(jnp.where(mask, -y, jnp.inf), by_hint, axis=-1)
+    return jnp.take_along_axis(by_hint, argsort(labels), axis=-1)
+
+
+def _steps(s: jax.Array, real: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Gaps to the position before, [K, B], and where a block of equal scores begins.
+
+    The first position begins one; padding continues the last one.
     """
-    s, real = jnp.moveaxis(s, -1, 0), jnp.moveaxis(real, -1, 0)
     gap = jnp.where(real[1:], s[:-1] - s[1:], 0.0)
     gap = jnp.concatenate([jnp.zeros_like(gap, shape=(1, gap.shape[1])), gap])
     first = jax.lax.broadcasted_iota(jnp.int32, gap.shape, 0) == 0
-    return gap, real, first | (gap != 0)
+    return gap, first | (gap != 0)
 
 
 def _later(x: jax.Array, last: float) -> jax.Array:
@@ -172,31 +188,47 @@ def _later(x: jax.Array, last: float) -> jax.Array:
     return jnp.concatenate([x[1:], jnp.full_like(x[:1], last)])
 
 
-def _strictly(value: jax.Array, decay: jax.Array, begins: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Decayed sums of `value` over the positions strictly above and strictly below each, equal scores left out.
+def _earlier(x: jax.Array) -> jax.Array:
+    """Element k - 1 at k, 0 at the first."""
+    return jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
+
+
+def _at_block_start(x: jax.Array, begins: jax.Array) -> jax.Array:
+    """The value of `x` [K, B, ...] where the block of equal scores begins, at each position of the block."""
+    begins = jnp.broadcast_to(jnp.expand_dims(begins, range(2, x.ndim)), x.shape).astype(x.dtype)
+    return linear_recurrence(1.0 - begins, begins * x)
+
+
+def _at_block_end(x: jax.Array, begins: jax.Array) -> jax.Array:
+    ends = _later(begins, True)
+    ends = jnp.broadcast_to(jnp.expand_dims(ends, range(2, x.ndim)), x.shape).astype(x.dtype)
+    return linear_recurrence(1.0 - ends, ends * x, reverse=True)
+
+
+def _strict(above: Any, below: Any, begins: jax.Array) -> tuple[Any, Any]:
+    """Sums over the positions above and below each, with those of equal score taken out.
+
+    What lies strictly above a position is what lies above the first of its block; likewise below. Ties are rare, and
+    without any nothing is computed.
 
     Args:
-        value: [K, B, C].
-        decay: [K, B, C], the factor from the position before.
+        above: pytree of [K, B, ...] sums over the positions before each.
+        below: the same of those after each.
         begins: [K, B] bool, where a block of equal scores begins.
     """
-    begins = begins[..., None].astype(value.dtype)
 
-    def held(value, decay, begins, reverse):
-        inclusive = linear_recurrence(decay, value, reverse=reverse)
-        zero = jnp.zeros_like(inclusive[:1])
-        before = [inclusive[1:], zero] if reverse else [zero, inclusive[:-1]]
-        entering = begins * decay * jnp.concatenate(before)
-        begins = jnp.broadcast_to(begins, value.shape)
-        return linear_recurrence(1.0 - begins, entering, reverse=reverse)
+    def held(above, below):
+        return (
+            jax.tree.map(lambda x: _at_block_start(x, begins), above),
+            jax.tree.map(lambda x: _at_block_end(x, begins), below),
+        )
 
-    above = held(value, decay, begins, False)
-    return above, held(value, _later(decay, 1.0), _later(begins, 1.0), True)
+    return jax.lax.cond(jnp.all(begins), lambda *sums: sums, held, above, below)
 
 
 @jax.custom_vjp
 def _log_masses(s: jax.Array, real: jax.Array) -> jax.Array:
-    """[B]: the sum over positions r of log q_r, q_r = sum_j exp(-|s_r - s_j|), for descending s [B, K].
+    """[B]: the sum over positions r of log q_r, q_r = sum_j exp(-|s_r - s_j|), for descending s [K, B].
 
     q_r = F_r + G_r - 1 with F_r = 1 + F_(r-1) exp(s_r - s_(r-1)) and G the same from below: all factors are at most 1
     and q_r is at least 1, so that nothing can overflow and no maximum is needed.
@@ -205,83 +237,101 @@ def _log_masses(s: jax.Array, real: jax.Array) -> jax.Array:
 
 
 def _log_masses_fwd(s, real):
-    gap, real_first, begins = _steps(s, real)
-    decay, one = jnp.exp(-gap), real_first.astype(s.dtype)
-    masses = linear_recurrence(decay, one) + linear_recurrence(_later(decay, 0.0), one, reverse=True) - one
-    masses = jnp.where(real_first, masses, 1.0)
-    return jnp.sum(jnp.log(masses), axis=0), (decay, begins, real_first, masses)
+    gap, begins = _steps(s, real)
+    decay, one = jnp.exp(-gap), real.astype(s.dtype)
+    down = linear_recurrence(decay, one)
+    up = linear_recurrence(_later(decay, 0.0), one, reverse=True)
+    masses = jnp.where(real, down + up - one, 1.0)
+    return jnp.sum(jnp.log(masses), axis=0), (decay, begins, real, down, up, masses)
 
 
 def _log_masses_bwd(residuals, cotangent):
     """For a pair i above k, E = exp(s_k - s_i) is in q_i and in q_k: each weighs 1/q of its row."""
-    decay, begins, real, masses = residuals
+    decay, begins, real, down, up, masses = residuals
     inverse = jnp.where(real, 1.0 / masses, 0.0)
-    value = jnp.stack([real.astype(masses.dtype), inverse], axis=-1)
-    above, below = _strictly(value, jnp.broadcast_to(decay[..., None], value.shape), begins)
-    difference = above - below
-    slope = difference[..., 0] * inverse + difference[..., 1]
-    return jnp.moveaxis(jnp.where(real, slope, 0.0), 0, -1) * cotangent[:, None], None
+    later = _later(decay, 0.0)
+    weighted_down = linear_recurrence(decay, inverse)
+    weighted_up = linear_recurrence(later, inverse, reverse=True)
+    above = decay * _earlier(down), decay * _earlier(weighted_down)
+    below = later * _later(up, 0.0), later * _later(weighted_up, 0.0)
+    above, below = _strict(above, below, begins)
+    slope = (above[0] - below[0]) * inverse + (above[1] - below[1])
+    return jnp.where(real, slope, 0.0) * cotangent[None], None
 
 
 _log_masses.defvjp(_log_masses_fwd, _log_masses_bwd)
 
 
-def _level_targets(
-    y: jax.Array, mask: jax.Array, by_score: jax.Array, levels: int, label_temperature: ArrayLike
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """What the targets come to with labels 0 .. L - 1.
+def _level_weights(
+    y: jax.Array, mask: jax.Array, levels: int, label_temperature: ArrayLike
+) -> tuple[jax.Array, jax.Array]:
+    """What the targets come to for labels 0 .. L - 1.
 
     Returns:
-        weights [B, L, L], P_y of a row of one level at an item of another; then which level the items in score order
-        and the rows have, [K, B, L] 0 or 1. The weights of a list with any other label are NaN.
+        [B, L, L], P_y of a row of one level at an item of another, NaN for a list with any other label; and the number
+        of items of each level [B, L].
     """
     values = jnp.arange(levels, dtype=y.dtype)
-    member = mask[..., None] & (y[..., None] == values[None, None])
-    counts = jnp.sum(member, axis=1, dtype=y.dtype)
+    counts = jnp.sum(mask[..., None] & (y[..., None] == values[None, None]), axis=1, dtype=y.dtype)
     affinity = jnp.exp(-jnp.abs(values[:, None] - values[None, :]) / label_temperature)
     total = jnp.sum(counts[:, None, :] * affinity[None], axis=-1)
     present = counts > 0
     weights = jnp.where(present[..., None], affinity[None] / jnp.where(present, total, 1.0)[..., None], 0.0)
     known = jnp.sum(counts, axis=-1) == jnp.sum(mask, axis=-1)
-    weights = jnp.where(known[:, None, None], weights, jnp.nan)
-    items = jnp.take_along_axis(member, by_score[..., None], axis=1)
-    # Rows go through the levels from the largest down.
-    reach = jnp.cumsum(counts[:, ::-1], axis=-1)[:, ::-1]
-    position = jnp.arange(y.shape[1], dtype=y.dtype)[None, :, None]
-    rows = (position < reach[:, None, :]) & (position >= (reach - counts)[:, None, :])
-    items, rows = (jnp.moveaxis(x, 1, 0).astype(y.dtype) for x in (items, rows))
-    return jax.lax.stop_gradient(weights), items, rows
+    return jax.lax.stop_gradient(jnp.where(known[:, None, None], weights, jnp.nan)), counts
 
 
 @jax.custom_vjp
-def _labelled_distances(s, real, weights, items, rows):
-    """[B]: the sum over rows r and items k of weights[level of r, level of k] |s_r - s_k|, for descending s [B, K].
+def _labelled_distances(s, real, labels, weights, counts):
+    """[B]: the sum over rows r and items k of weights[level of r, level of k] |s_r - s_k|, for descending s [K, B].
 
     Linear in s between ties, with slopes that are counts: c_i = what lies below minus what lies above i. As the slopes
     add up to 0, the value is the sum over gaps of gap times the slopes above it, all of one sign.
+
+    Args:
+        s: [K, B].
+        real: [K, B] bool, true ones first.
+        labels: [K, B] int32, the level of each item in the order of s.
+        weights: [B, L, L].
+        counts: [B, L], items of each level; rows go through the levels from the largest down.
     """
-    return _labelled_distances_fwd(s, real, weights, items, rows)[0]
+    return _labelled_distances_fwd(s, real, labels, weights, counts)[0]
 
 
-def _labelled_distances_fwd(s, real, weights, items, rows):
-    gap, _, begins = _steps(s, real)
-    value = jnp.concatenate([items, rows], axis=-1)
-    above, below = _strictly(value, jnp.ones_like(value), begins)
-    items_below, rows_below = jnp.split(below - above, 2, axis=-1)
-    as_row = jnp.sum(rows[..., :, None] * weights[None] * items_below[..., None, :], axis=(-2, -1))
-    as_item = jnp.sum(rows_below[..., :, None] * weights[None] * items[..., None, :], axis=(-2, -1))
-    slope = as_row + as_item
+def _labelled_distances_fwd(s, real, labels, weights, counts):
+    gap, begins = _steps(s, real)
+    levels = range(counts.shape[1])
+    position = jax.lax.broadcasted_iota(s.dtype, gap.shape, 0)
+    # Rows of a level begin after those of all higher levels.
+    starts = jnp.cumsum(counts[:, ::-1], axis=-1)[:, ::-1] - counts
+
+    def rows_before(position, level):
+        return jnp.clip(position - starts[:, level], 0.0, counts[:, level])
+
+    # [K, L, B]: the weight of the item at a position in the rows of each level. Selected, not gathered: L is small.
+    weight = jnp.stack(
+        [sum(jnp.where(real & (labels == item), weights[:, row, item], 0.0) for item in levels) for row in levels], 1
+    )
+    until = linear_recurrence(jnp.ones_like(weight), weight)
+    total = until[-1:]
+    above = [until[:, level] - weight[:, level] for level in levels]
+    below = [total[:, level] - until[:, level] for level in levels]
+    (above, first), (below, last) = _strict((above, position), (below, position + 1.0), begins)
+    slope = jnp.zeros_like(gap)
+    for level in levels:
+        as_row = below[level] - above[level]
+        ahead, behind = rows_before(first, level), counts[:, level] - rows_before(last, level)
+        is_row = rows_before(position + 1.0, level) - rows_before(position, level)
+        slope += is_row * as_row + weight[:, level] * (behind - ahead)
     one = jnp.ones_like(slope)
     # Summed from the nearer end: a running sum would carry the rounding of the whole list to the last gap.
-    from_above = jnp.concatenate([jnp.zeros_like(slope[:1]), linear_recurrence(one, slope)[:-1]])
-    from_below = -linear_recurrence(one, slope, reverse=True)
-    near_top = jax.lax.broadcasted_iota(jnp.int32, slope.shape, 0) < slope.shape[0] // 2
-    value = jnp.sum(gap * jnp.where(near_top, from_above, from_below), axis=0)
-    return value, jnp.moveaxis(slope, 0, -1)
+    from_above, from_below = _earlier(linear_recurrence(one, slope)), -linear_recurrence(one, slope, reverse=True)
+    value = jnp.sum(gap * jnp.where(position < len(gap) // 2, from_above, from_below), axis=0)
+    return value, slope
 
 
 def _labelled_distances_bwd(slope, cotangent):
-    return slope * cotangent[:, None], None, None, None, None
+    return slope * cotangent[None], None, None, None, None
 
 
 _labelled_distances.defvjp(_labelled_distances_fwd, _labelled_distances_bwd)

@@ -5,6 +5,8 @@ operand, an order-preserving key above the slot, is sorted five to nine times fa
 with its slot. The choice is made where the program is compiled for, not where it is traced.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -31,6 +33,12 @@ def ascending_key(x: jax.Array) -> jax.Array:
     return jnp.where(jnp.isnan(x), jnp.int32(LARGEST), ascending)
 
 
+def _values(key: jax.Array) -> jax.Array:
+    """float32 numbers of ascending keys, the inverse of `ascending_key`."""
+    bits = jnp.where(key < 0, ~(key - 1) | jnp.int32(-LARGEST - 1), key)
+    return lax.bitcast_convert_type(bits, jnp.float32)
+
+
 def argsort(x: jax.Array) -> jax.Array:
     """Stable ascending argsort of the last axis; equal values stay in slot order.
 
@@ -48,20 +56,90 @@ def argsort(x: jax.Array) -> jax.Array:
     """
     if x.dtype.itemsize > 4:
         return jnp.argsort(x, axis=-1, stable=True).astype(jnp.int32)
-    return lax.platform_dependent(ascending_key(x), cpu=_packed, default=_paired)
+    key = ascending_key(x)
+    return _sort_pairs(key, _slots(key), key.ndim - 1)[1]
+
+
+def sort_descending(x: jax.Array, code: jax.Array, mask: jax.Array, codes: int) -> tuple[jax.Array, jax.Array]:
+    """Lists sorted from the largest to the smallest, each item with its code, positions first.
+
+    The code travels in the key, and the values are read back from it: gathers by the order would cost XLA on the CPU
+    as much as the sort, since it repeats them for each use.
+
+    Time O(K log K), memory O(K) a list.
+
+    Args:
+        x: [B, K] floats; finite where `mask`. Gradients flow to them.
+        code: [B, K] integers or whole floats in [0, codes).
+        mask: [B, K] bool; masked items come last, whatever they hold.
+        codes: static; K * codes must be below 2^31.
+
+    Returns:
+        values [K, B], 0 after the masked began, and codes [K, B] int32. Equal values are in slot order.
+
+    Raises:
+        ValueError: for too many codes.
+
+    >>> values, code = sort_descending(
+    ...     jnp.array([[2.0, -1.0, 5.0]]), jnp.array([[0, 1, 2]]), jnp.array([[True, True, True]]), 3
+    ... )
+    >>> print(values[:, 0], code[:, 0])
+    [ 5.  2. -1.] [2 0 1]
+
+    """
+    if x.shape[-1] * codes >= LARGEST:
+        raise ValueError(f"codes={codes}: expected less than {LARGEST // x.shape[-1]} for lists of {x.shape[-1]}")
+    return _sort_descending(codes, x, code.astype(jnp.int32), mask)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sort_descending(codes, x, code, mask):
+    return _sort_descending_fwd(codes, x, code, mask)[0]
+
+
+def _sort_descending_fwd(codes, x, code, mask):
+    payload = _slots(code) * codes + code
+    real = lax.broadcasted_iota(jnp.int32, mask.shape[::-1], 0) < jnp.sum(mask, axis=-1, dtype=jnp.int32)[None]
+    # Transposed before the sort and not after it: what reads the result would stride over memory each time.
+    if x.dtype.itemsize > 4:
+        order = argsort(jnp.where(mask, -x, jnp.inf))
+        values, payload = (jnp.take_along_axis(leaf, order, axis=-1).T for leaf in (x, payload))
+    else:
+        key, payload = _sort_pairs(jnp.where(mask, ascending_key(-x), LARGEST).T, payload.T, 0)
+        values = -_values(key)
+    values = jnp.where(real, values, 0.0).astype(x.dtype)
+    return (values, payload % codes), payload // codes
+
+
+def _sort_descending_bwd(codes, slot, cotangents):
+    slope = cotangents[0]
+    row = lax.broadcasted_iota(jnp.int32, slope.shape, 1)
+    back = jnp.zeros_like(slope.T).at[row, slot].set(slope, unique_indices=True, mode="promise_in_bounds")
+    return back, None, None
+
+
+_sort_descending.defvjp(_sort_descending_fwd, _sort_descending_bwd)
 
 
 def _slots(key: jax.Array) -> jax.Array:
     return lax.broadcasted_iota(jnp.int32, key.shape, key.ndim - 1)
 
 
-def _packed(key: jax.Array) -> jax.Array:
-    """One int64 operand, the key above the slot."""
+def _sort_pairs(key: jax.Array, payload: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """Ascending by int32 key, then by int32 payload, which is not negative; both sorted."""
+    forms = {"cpu": partial(_packed, axis), "default": partial(_paired, axis)}
+    return lax.platform_dependent(key, payload, **forms)
+
+
+def _packed(axis: int, key: jax.Array, payload: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """One int64 operand, the key above the payload."""
     with jax.enable_x64(True):
-        packed = (key.astype(jnp.int64) << 32) | _slots(key).astype(jnp.int64)
-        return (lax.sort(packed, dimension=-1, is_stable=False) & 0xFFFFFFFF).astype(jnp.int32)
+        packed = (key.astype(jnp.int64) << 32) | payload.astype(jnp.int64)
+        packed = lax.sort(packed, dimension=axis, is_stable=False)
+        return (packed >> 32).astype(jnp.int32), (packed & 0xFFFFFFFF).astype(jnp.int32)
 
 
-def _paired(key: jax.Array) -> jax.Array:
-    """Key and slot as two operands."""
-    return lax.sort((key, _slots(key) + jnp.zeros_like(key)), dimension=-1, is_stable=False, num_keys=2)[1]
+def _paired(axis: int, key: jax.Array, payload: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Two operands of 32 bits."""
+    key, payload = lax.sort((key, payload), dimension=axis, is_stable=False, num_keys=2)
+    return key, payload
