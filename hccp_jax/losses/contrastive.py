@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from hccp_jax.losses.reduction import ReduceFn, accumulated, list_mask, log_sum_exp, mean_valid
+from hccp_jax.losses.reduction import NEGATIVE, ReduceFn, accumulated, list_mask, log_sum_exp, mean_valid
 
 
 def info_nce(
@@ -36,6 +36,8 @@ def info_nce(
         A scalar, or what `reduce_fn` makes. 0 with zero gradient if no list has a positive; a list with positives and
         no negatives is valid and costs 0, with zero gradient.
 
+    Cost: time and memory O(P + N) a list.
+
     >>> loss = info_nce(jnp.log(jnp.array([[2.0, 4.0]])), jnp.log(jnp.array([[1.0, 3.0]])))
     >>> print(f"{loss:.4f}")  # log(6/2) + log(8/4)
     1.7918
@@ -55,8 +57,7 @@ def margin_info_nce(
     positive: jax.Array,
     hard: jax.Array,
     easy: jax.Array,
-    extra_easy_logits: jax.Array | None = None,
-    extra_easy_where: jax.Array | None = None,
+    easy_log_sum_exp: jax.Array | None = None,
     margin: ArrayLike,
     temperature: ArrayLike,
     reduce_fn: ReduceFn = mean_valid,
@@ -82,14 +83,16 @@ def margin_info_nce(
         positive: [..., K] bool, B^t: exposed, with feedback.
         hard: [..., K] bool, B^h: N2 and N3.
         easy: [..., K] bool, those of B^e in the list: N5. The three are disjoint; slots in none do not count.
-        extra_easy_logits: [..., C] dot products with easy negatives that are not in the list: N4.
-        extra_easy_where: [..., C] bool, the extra ones that count.
+        easy_log_sum_exp: [...] log of the sum of exp(l / tau) over easy negatives that are not in the list, N4: the
+            list needs no more of them. `streaming.row_log_sum_exp` gives it, at most -1e30 (`NEGATIVE`) for none.
         margin: m, a scalar, possibly traced; 0 gives `info_nce`.
         temperature: tau, a scalar, possibly traced; divides everything.
         reduce_fn: as in `info_nce`; a list is valid if it has a positive.
 
     Returns:
         A scalar, or what `reduce_fn` makes, with the empty cases of `info_nce`.
+
+    Cost: time and memory O(K) a list, and what `easy_log_sum_exp` cost.
 
     >>> l, v = jnp.log(jnp.array([[4.0, 2.0, 1.0]])), jnp.ones((1, 3))
     >>> positive, hard, easy = jnp.eye(3, dtype=bool)[:, None]
@@ -105,12 +108,10 @@ def margin_info_nce(
     shift = margin * jnp.where(moved, accumulated(products), 0.0)
     z = (jnp.where(real, accumulated(logits), 0.0) - shift) / temperature
     negatives = z
-    if extra_easy_logits is not None:
-        # The list needs no more of the extra negatives than their log-sum-exp, which then stands for one negative.
-        extra_where = list_mask(extra_easy_logits, extra_easy_where)
-        extra = log_sum_exp(accumulated(extra_easy_logits) / temperature, extra_where)
-        negatives = jnp.concatenate([z, extra[..., None]], axis=-1)
-        negative = jnp.concatenate([negative, jnp.any(extra_where, axis=-1, keepdims=True)], axis=-1)
+    if easy_log_sum_exp is not None:
+        outside = accumulated(easy_log_sum_exp)[..., None]
+        negatives = jnp.concatenate([z, outside], axis=-1)
+        negative = jnp.concatenate([negative, ~(outside <= NEGATIVE)], axis=-1)
     return info_nce(z, negatives, positive_where=positive, negative_where=negative, reduce_fn=reduce_fn)
 
 

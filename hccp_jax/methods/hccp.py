@@ -18,6 +18,8 @@ from hccp_jax.data.requests import RequestBatch, Stage
 from hccp_jax.losses.contrastive import anneal_beta, anneal_scale, effective_margin, info_nce, margin_info_nce
 from hccp_jax.losses.listwise import list_mle, list_net
 from hccp_jax.losses.pointwise import binary_cross_entropy
+from hccp_jax.losses.reduction import NEGATIVE
+from hccp_jax.losses.streaming import Pairs, row_log_sum_exp
 from hccp_jax.methods.base import Heads, Method, Parameters
 from hccp_jax.models.three_tower import ModelConfig, ThreeTower, UserSide
 from hccp_jax.numerics import safe_norm
@@ -161,7 +163,7 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
             negative_where=hard,
             reduce_fn=mean,
         )
-        columns, column_where = in_batch(users[:tasks], items, batch, positive, hyper, key, axis)
+        outside = in_batch(users[:tasks], items, batch, positive, hyper, key, axis)
         user_norm, item_norm = safe_norm(users[:tasks]), safe_norm(items)
         products = jnp.ones_like(dots[:tasks]) if model.normalize else user_norm[..., None] * item_norm
         beta = anneal_beta(progress / jnp.maximum(hyper.anneal, 1e-6), anneal_scale(1.0))
@@ -172,8 +174,7 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
             positive=positive,
             hard=hard,
             easy=easy,
-            extra_easy_logits=columns,
-            extra_easy_where=jnp.broadcast_to(column_where & (hyper.easy > 0), columns.shape),
+            easy_log_sum_exp=jnp.where(hyper.easy > 0, outside, NEGATIVE),
             margin=margin,
             temperature=hyper.temperature,
             reduce_fn=mean,
@@ -210,8 +211,8 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
         hyper: HyperConfig,
         key: jax.Array,
         axis: Axis,
-    ) -> tuple[jax.Array, jax.Array]:
-        """N4: dot products [T, U, C] with impressions of other users on all devices, and who may use which [U, C]."""
+    ) -> jax.Array:
+        """N4: log-sum-exp [T, U] of dot products with impressions of other users on all devices."""
         shown = slice(0, layout.exposed)
         local = {
             "vector": items[:, shown].reshape(-1, items.shape[-1]),
@@ -222,26 +223,26 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
             local["log_frequency"] = batch.items["log_frequency"][:, shown].ravel()
         column = all_gather(local, axis)
         number = jnp.arange(len(column["id"]))
-        rows = first_row(len(batch.mask), axis) + jnp.arange(len(batch.mask))
         bits = jax.random.bits(key)
-        sampled_where: jax.Array | bool = True
         if negatives.in_batch == "shared":
             number = sampling.shared_columns(len(number), negatives.in_batch_rate, bits)
             column = jax.tree.map(lambda x: x[number], column)
-        else:
-            sampled_where = sampling.independent_columns(rows, number, negatives.in_batch_rate, bits)
-        where = sampled_where & sampling.in_batch_where(
-            rows,
-            number // layout.exposed,
-            column["id"],
-            column["where"],
-            batch.items["id"][:, shown],
-            jnp.any(positive[..., shown], axis=0),
+        # a user's own impressions and somebody else's of an item the user liked are no negatives
+        row = first_row(len(batch.mask), axis) + jnp.arange(len(batch.mask))
+        liked = jnp.where(jnp.any(positive[..., shown], axis=0), batch.items["id"][:, shown], -1)
+        pairs = Pairs(
+            column_where=column["where"],
+            row_owner=jnp.tile(row, len(users)),
+            column_owner=number // layout.exposed,
+            row_ids=jnp.tile(liked, (len(users), 1)),
+            column_ids=column["id"],
+            sample_bits=None if negatives.in_batch == "shared" else bits,
         )
-        scores = jnp.einsum("tud,cd->tuc", users, column["vector"], preferred_element_type=jnp.float32)
-        if "log_frequency" in column:  # relative to a uniform draw, which needs no correction
-            scores -= hyper.log_q * hyper.temperature * column["log_frequency"]
-        return scores, where
+        # relative to a uniform draw, which needs no correction
+        bias = -hyper.log_q * column["log_frequency"] if "log_frequency" in column else None
+        rows = users.reshape(-1, users.shape[-1]) / hyper.temperature
+        sums = row_log_sum_exp(rows, column["vector"], bias=bias, pairs=pairs, rate=negatives.in_batch_rate)
+        return sums.reshape(users.shape[:-1])
 
     return Method(init, loss, heads, served, user_side, item_vectors, pair_scores)
 

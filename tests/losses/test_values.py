@@ -49,7 +49,7 @@ def margin_loss(**kw):
         (lambda: info_nce(LISTS[:, :0], LISTS), 0),
         (lambda: info_nce(LISTS[:, :1], LISTS[:, 2:], negative_where=MASK[:, 2:]), sp(3 - 0) / 2),
         (lambda: margin_loss(), sp(lse((1 - 1.5) / 2, 3 / 2) - (0 - 1) / 2)),
-        (lambda: margin_loss(extra_easy_logits=jnp.array([[4.0, 6.0]])), sp(lse(-0.25, 1.5, 2, 3) + 0.5)),
+        (lambda: margin_loss(easy_log_sum_exp=jnp.array([lse(2, 3)])), sp(lse(-0.25, 1.5, 2, 3) + 0.5)),
         (lambda: list_mle(LISTS[:, :0]), 0),
         (lambda: log_sum_exp(LISTS, MASK)[1], lse(2, -1)),
         (lambda: log_sum_exp(LISTS, jnp.zeros(3, bool)[None])[0], NEGATIVE),

@@ -3,6 +3,7 @@
 from hccp_jax.losses.contrastive import info_nce, margin_info_nce
 from hccp_jax.losses.listwise import list_mle, list_net
 from hccp_jax.losses.pointwise import binary_cross_entropy
+from hccp_jax.losses.reduction import log_sum_exp
 
 from .. import oracles
 from .case import EASY, EXTRA, HARD, POSITIVE, Case
@@ -17,8 +18,8 @@ def _info_nce(s, a, where, **kw):
 
 def _margin(s, a, where, **kw):
     chosen = {name: where & (a["kind"] == kind) for name, kind in [("positive", 1), ("hard", 2), ("easy", 3)]}
-    extra = {"extra_easy_logits": s, "extra_easy_where": where & (a["kind"] == EXTRA)}
-    return margin_info_nce(s, a["products"], **chosen, **extra, margin=MARGIN, temperature=TEMPERATURE, **kw)
+    extra = log_sum_exp(s / TEMPERATURE, where & (a["kind"] == EXTRA))
+    return margin_info_nce(s, a["products"], **chosen, easy_log_sum_exp=extra, margin=MARGIN, temperature=TEMPERATURE, **kw)
 
 
 def _info_nce_oracle(s, a):
