@@ -1,5 +1,6 @@
 """Rankmax and RankTower's adaptive-margin Rankmax."""
 
+import math
 from functools import partial
 
 import jax
@@ -48,7 +49,7 @@ def rankmax(
 
     """
     mask, z, y = _flat(scores, labels, where)
-    positive = mask & (y > 0)
+    positive = mask & ~(y <= 0)  # Not `y > 0`: a NaN label must not drop its list in silence.
     if z.shape[-1] > SMALL:
         # Everything is below a positive here, itself included.
         sums = _sums_by_sorting(z, z - 1.0, mask, positive.astype(z.dtype), 1, all_members=True)
@@ -110,26 +111,29 @@ def am_rankmax(
     if power < 0:
         raise ValueError(f"power={power!r}: expected at least 0")
     mask, z, y = _flat(scores, labels, where)
+    lowest = jnp.min(jnp.where(mask, y, jnp.inf), axis=-1, keepdims=True, initial=jnp.inf)
+    valid = jnp.any(mask & ~(y <= lowest), axis=-1)
+    if levels is not None:
+        known = _all_known(y, mask, levels)
+        valid, z = valid | ~known, z + jnp.where(known, 0.0, jnp.nan)[:, None]
     if levels is not None and power in (0, 1) and z.shape[-1] > SMALL:
-        z = z + jnp.where(_all_known(y, mask, levels), 0.0, jnp.nan)[:, None]
         slack = beta * y if power == 1 else jnp.zeros_like(y)
         upper = z + jnp.where(y == 0, jnp.asarray(alpha, z.dtype), 0.0) - slack + (0.0 if power == 1 else beta)
         sums = _sums_by_sorting(upper, z - slack, mask, y, levels - 1)
         values = jnp.sum(jnp.log1p(sums), axis=0)
     else:
-        if levels is not None:
-            z = z + jnp.where(_all_known(y, mask, levels), 0.0, jnp.nan)[:, None]
-        margins = jnp.broadcast_to(jnp.stack([accumulated(alpha), accumulated(beta)]), (len(z), 2)).astype(z.dtype)
+        margins = jnp.stack([accumulated(alpha), accumulated(beta)]).astype(z.dtype)[None]
+        margins = margins + jnp.zeros_like(z, shape=(len(z), 2))  # Inside shard_map it then varies as the scores do.
         term = partial(_am_rankmax_rows, power)
         values = sum_over_row_blocks(term, z, (z, margins), ((y, mask), (y, mask)))
-    lowest = jnp.min(jnp.where(mask, y, jnp.inf), axis=-1, keepdims=True, initial=jnp.inf)
+        values += jnp.sum(0.0 * z, axis=-1)  # An item of unknown label is above and below nothing.
     shape = scores.shape[:-1]
-    return reduce_fn(values.reshape(shape), jnp.any(mask & (y > lowest), axis=-1).reshape(shape))
+    return reduce_fn(values.reshape(shape), valid.reshape(shape))
 
 
 def _flat(scores: jax.Array, labels: jax.Array, where: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Mask, scores and labels as [B, K]; 0 where masked. A NaN label becomes a NaN score, to be seen in the loss."""
-    mask = list_mask(scores, where).reshape(-1, scores.shape[-1])
+    mask = list_mask(scores, where).reshape(math.prod(scores.shape[:-1]), scores.shape[-1])
     z, y = (jnp.where(mask, accumulated(x).reshape(mask.shape), 0.0) for x in (scores, labels))
     y = jax.lax.stop_gradient(y).astype(z.dtype)
     return mask, z + 0.0 * y, y

@@ -23,7 +23,8 @@ def sum_over_row_blocks(term: Term, rows: Any, whole: Any, constants: Any, *, bl
     Args:
         term: (rows of a block, whole, (constants of the rows, constants of the whole)) -> [B]; adds over the rows.
         rows: pytree of [B, K, ...] floats cut along axis 1, differentiable.
-        whole: pytree of [B, ...] floats seen by every block, differentiable.
+        whole: pytree of [B, ...] floats seen by every block, differentiable. Inside shard_map they must vary over the
+            same axes as the rows.
         constants: (pytree cut like `rows`, pytree like `whole`), not differentiable.
         block: rows of a block; None takes as many as fit into `BLOCK_BYTES`.
 

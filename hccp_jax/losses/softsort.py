@@ -90,7 +90,7 @@ def soft_sort_cross_entropy(
     # Distances over tau: for either power a matter of the scale of the scores.
     x = x / (temperature if power == 1 else jnp.sqrt(accumulated(temperature)))
     y = jax.lax.stop_gradient(jnp.where(flat, accumulated(labels).reshape(-1, size), 0.0))
-    bad = jnp.sum(0.0 * x, axis=-1)  # A score that is not a finite number is to be seen in the loss.
+    bad = jnp.sum(0.0 * x + 0.0 * y, axis=-1)  # What is not a finite number is to be seen in the loss.
     x = jnp.where(jnp.isfinite(x), x, 0.0)
     if mode == "literal" and power == 1 and levels is not None and size > SMALL:
         weights, counts = _level_weights(y, flat, levels, label_temperature)
@@ -104,7 +104,7 @@ def soft_sort_cross_entropy(
             assert teacher is not None
             hint = jnp.where(flat, accumulated(teacher).reshape(-1, size), 0.0)
             gaps = _distance(s - jnp.take_along_axis(x, _best_first(y, hint, flat), axis=-1).T, power)
-            values = jnp.sum(jnp.where(real, gaps, 0.0), axis=0)
+            values = jnp.sum(jnp.where(real, gaps, 0.0), axis=0) + jnp.sum(0.0 * hint, axis=-1)
             fast = power == 1 and size > SMALL
             values += _log_masses(s, real) if fast else _pairs(None, power, s.T, y, real.T)
         else:
@@ -301,7 +301,8 @@ def _labelled_distances(s, real, labels, weights, counts):
 def _labelled_distances_fwd(s, real, labels, weights, counts):
     gap, begins = _steps(s, real)
     levels = range(counts.shape[1])
-    position = jax.lax.broadcasted_iota(s.dtype, gap.shape, 0)
+    # Plus zeros of the gaps: inside shard_map it then varies as they do.
+    position = jax.lax.broadcasted_iota(s.dtype, gap.shape, 0) + jnp.zeros_like(gap)
     # Rows of a level begin after those of all higher levels.
     starts = jnp.cumsum(counts[:, ::-1], axis=-1)[:, ::-1] - counts
 

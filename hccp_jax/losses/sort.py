@@ -18,12 +18,14 @@ def ascending_key(x: jax.Array) -> jax.Array:
     """int32 that ascends as `x` does; -0 equals 0, and NaN is larger than any number.
 
     Args:
-        x: floats of at most 32 bits, or int32.
+        x: floats or integers of at most 32 bits.
 
     >>> print(ascending_key(jnp.array([-1.0, -0.0, 0.0, 1.0])) - ascending_key(jnp.float32(0.0)))
     [-1065353216           0           0  1065353216]
 
     """
+    if x.dtype == jnp.uint32:
+        return lax.bitcast_convert_type(x ^ jnp.uint32(LARGEST + 1), jnp.int32)
     if jnp.issubdtype(x.dtype, jnp.integer):
         return x.astype(jnp.int32)
     x = x.astype(jnp.float32)
