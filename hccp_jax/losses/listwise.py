@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from hccp_jax.losses.recurrence import linear_recurrence, suffix_exponential_sums
+from hccp_jax.losses.recurrence import SuffixSums, linear_recurrence, suffix_exponential_sums
 from hccp_jax.losses.reduction import NEGATIVE, ReduceFn, accumulated, list_mask, log_sum_exp, mean_valid
 from hccp_jax.losses.sort import argsort
 
@@ -58,27 +58,27 @@ def _plackett_luce(scores: jax.Array) -> jax.Array:
     return _plackett_luce_fwd(scores)[0]
 
 
-def _plackett_luce_fwd(scores: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+def _plackett_luce_fwd(scores: jax.Array) -> tuple[jax.Array, tuple[jax.Array, SuffixSums]]:
     scores = jnp.moveaxis(scores, -1, 0)
-    peak, total = suffix_exponential_sums(scores, NEGATIVE)
+    sums = suffix_exponential_sums(scores)
+    real = scores != NEGATIVE
     # Trailing padding adds itself to `total`, but the first real score before it outweighs it by e^(1e30).
-    terms = (peak - scores) + jnp.log(total)
-    return jnp.sum(jnp.where(scores != NEGATIVE, terms, 0.0), axis=0), (scores, peak, total)
+    terms = jnp.where(real, (sums.peak - scores) + jnp.log(sums.total), 0.0)
+    # A product with ones and not a sum: within a reduction XLA on the CPU takes one logarithm at a time.
+    return jnp.tensordot(jnp.ones_like(terms, shape=len(terms)), terms, 1), (real, sums)
 
 
-def _plackett_luce_bwd(residuals: tuple[jax.Array, ...], cotangent: jax.Array) -> tuple[jax.Array]:
+def _plackett_luce_bwd(residuals: tuple[jax.Array, SuffixSums], cotangent: jax.Array) -> tuple[jax.Array]:
     """Gradient e^(z_k) * (sum of 1 / S_j over j <= k) - 1, S_j the suffix sums; linear in the length of the list.
 
     t_k = S_k * (sum of 1 / S_j over j <= k) obeys t_k = 1 + t_(k-1) S_k / S_(k-1), a ratio of at most 1, so that
     nothing overflows.
     """
-    scores, peak, total = residuals
-    real = scores != NEGATIVE
-    shrink = jnp.exp(jnp.diff(peak, axis=0)) * (total[1:] / total[:-1])
-    shrink = jnp.concatenate([jnp.zeros_like(shrink, shape=(1, *shrink.shape[1:])), shrink])
-
-    above = linear_recurrence(shrink, real.astype(scores.dtype))
-    slope = jnp.where(real, jnp.exp(scores - peak) / total * above - 1.0, 0.0)
+    real, sums = residuals
+    ratio = sums.shrink[:-1] * (sums.total[1:] / sums.total[:-1])
+    ratio = jnp.concatenate([jnp.zeros_like(sums.total[:1]), ratio])
+    above = linear_recurrence(ratio, real.astype(ratio.dtype))
+    slope = jnp.where(real, sums.own / sums.total * above - 1.0, 0.0)
     return (jnp.moveaxis(slope * cotangent[None], 0, -1),)
 
 
