@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 _SMALLEST = 1e-12
 
 
-def accumulated(x: jax.Array) -> jax.Array:
+def accumulated(x: ArrayLike) -> jax.Array:
     """`x` in the type sums are taken in: float32 for bfloat16, float16, integers and booleans; float64 as it is."""
     return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
 

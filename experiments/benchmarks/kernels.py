@@ -101,7 +101,7 @@ def line(record: dict[str, Any]) -> str:
     return f"{record['kernel']:27}{record['shape']:22}{what:52}{figures}  {verdict}"
 
 
-def parse(arguments: Sequence[str]) -> flags.FlagValues:
+def parse(arguments: Sequence[str]) -> dict[str, Any]:
     """The command's flags."""
     values = flags.FlagValues()
     flags.DEFINE_string("json", None, "file to write the same records to", flag_values=values)
@@ -113,13 +113,13 @@ def parse(arguments: Sequence[str]) -> flags.FlagValues:
         raise UserError(str(error)) from None
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}: flags are --json, --rounds and --only")
-    return values
+    return {name: values[name].value for name in values}
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, print and judge; the exit code."""
     values = parse(arguments)
-    target = Path(values["json"].value) if values["json"].value else None
+    target = Path(values["json"]) if values["json"] else None
     if target is not None and not target.absolute().parent.is_dir():
         raise UserError(f"json={target}: the folder {target.absolute().parent} is not there")
     try:
@@ -133,10 +133,10 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(1)
     records: list[dict[str, Any]] = []
     for name, build in contenders.groups():
-        if values["only"].value and not any(name.lower().startswith(x.lower()) for x in values["only"].value):
+        if values["only"] and not any(name.lower().startswith(x.lower()) for x in values["only"]):
             continue
         group = build()
-        found = judged(group, measured(group, values["rounds"].value))
+        found = judged(group, measured(group, values["rounds"]))
         records += found
         print("\n".join(map(line, found)), flush=True)
     if not records:
@@ -153,7 +153,8 @@ def main(arguments: Sequence[str]) -> int:
 if __name__ == "__main__":
     if any(os.environ.get(name) != value for name, value in ONE_THREAD.items()):
         # The libraries read these when they are loaded.
-        os.execve(sys.executable, [sys.executable, "-m", "experiments.benchmarks.kernels", *sys.argv[1:]], os.environ | ONE_THREAD)  # fmt: skip
+        again = [sys.executable, "-m", "experiments.benchmarks.kernels", *sys.argv[1:]]
+        os.execve(sys.executable, again, os.environ | ONE_THREAD)
     try:
         sys.exit(main(sys.argv[1:]))
     except UserError as error:

@@ -13,6 +13,7 @@ from jax import lax
 
 from hccp_jax.losses.sort import LARGEST, argsort, ascending_key
 
+
 def _descending_key(scores: jax.Array, mask: jax.Array) -> jax.Array:
     """[U, P] int32 that ascends where scores descend. The largest two values are kept for NaN and for masked slots."""
     scores = jnp.asarray(scores, jnp.float32)

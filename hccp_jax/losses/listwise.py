@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from hccp_jax.losses.recurrence import SuffixSums, linear_recurrence, suffix_exponential_sums
 from hccp_jax.losses.reduction import NEGATIVE, ReduceFn, accumulated, list_mask, log_sum_exp, mean_valid
-from hccp_jax.losses.sort import argsort
+from hccp_jax.losses.sort import positions
 
 
 def list_mle(
@@ -47,9 +47,17 @@ def list_mle(
     # Masked scores are told by their value from here on: a sort then moves one array.
     marked = jnp.where(mask, accumulated(scores), NEGATIVE)
     if rank is not None:
-        marked = jnp.take_along_axis(marked, argsort(jnp.where(mask, rank, 0)), axis=-1)
+        marked = _placed(marked, positions(jnp.where(mask, rank, 0)))
     values = _plackett_luce(marked) if scores.shape[-1] else jnp.sum(marked, axis=-1)
     return reduce_fn(values, jnp.any(mask, axis=-1))
+
+
+def _placed(x: jax.Array, place: jax.Array) -> jax.Array:
+    """Element k of each list moved to position place[k], a permutation."""
+    flat = x.reshape(-1, x.shape[-1])
+    row = jax.lax.broadcasted_iota(jnp.int32, flat.shape, 0)
+    moved = jnp.zeros_like(flat).at[row, place.reshape(flat.shape)]
+    return moved.set(flat, unique_indices=True, mode="promise_in_bounds").reshape(x.shape)
 
 
 @jax.custom_vjp

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 BLOCK_BYTES = 1 << 20
 """Aim for one [lists, rows, K] array of a block, so that it stays in a cache of the second level."""
 
-Term = Callable[[Any, Any], jax.Array]
+Term = Callable[[Any, Any, Any], jax.Array]
 
 
 def sum_over_row_blocks(term: Term, rows: Any, whole: Any, constants: Any, *, block: int | None = None) -> jax.Array:

@@ -13,6 +13,9 @@ from jax import lax
 
 LARGEST = 0x7FFFFFFF
 
+COUNTED = 200
+"""Lists up to this length are ranked by counting."""
+
 
 def ascending_key(x: jax.Array) -> jax.Array:
     """int32 that ascends as `x` does; -0 equals 0, and NaN is larger than any number.
@@ -60,6 +63,36 @@ def argsort(x: jax.Array) -> jax.Array:
         return jnp.argsort(x, axis=-1, stable=True).astype(jnp.int32)
     key = ascending_key(x)
     return _sort_pairs(key, _slots(key), key.ndim - 1)[1]
+
+
+def positions(x: jax.Array) -> jax.Array:
+    """Where each element stands in the stable ascending order of its list: the inverse of `argsort`.
+
+    Time O(K^2) up to `COUNTED` elements, where counting the smaller ones is two to three times faster than a sort on
+    the CPU; O(K log K) above. Memory O(K) a list.
+
+    Args:
+        x: [..., K] floats of at most 32 bits, or int32.
+
+    >>> print(positions(jnp.array([2.0, -1.0, 2.0, 0.0])))
+    [2 0 3 1]
+
+    """
+    size = x.shape[-1]
+    if size > COUNTED or x.dtype.itemsize > 4:
+        order = argsort(x).reshape(-1, size)
+        row = lax.broadcasted_iota(jnp.int32, order.shape, 0)
+        place = jnp.zeros_like(order).at[row, order].set(_slots(order), unique_indices=True, mode="promise_in_bounds")
+        return place.reshape(x.shape)
+    key = jnp.maximum(ascending_key(x), -LARGEST).reshape(-1, size).T
+    slot = lax.broadcasted_iota(jnp.int32, key.shape, 0)
+
+    def count(place, other):
+        other_key, other_slot = other
+        # Among equal keys the earlier slot is the smaller.
+        return place + (other_key[None] - (other_slot < slot) < key), None
+
+    return lax.scan(count, jnp.zeros_like(key), (key, jnp.arange(size, dtype=jnp.int32)))[0].T.reshape(x.shape)
 
 
 def sort_descending(x: jax.Array, code: jax.Array, mask: jax.Array, codes: int) -> tuple[jax.Array, jax.Array]:

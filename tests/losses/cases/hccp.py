@@ -19,7 +19,8 @@ def _info_nce(s, a, where, **kw):
 def _margin(s, a, where, **kw):
     chosen = {name: where & (a["kind"] == kind) for name, kind in [("positive", 1), ("hard", 2), ("easy", 3)]}
     extra = log_sum_exp(s / TEMPERATURE, where & (a["kind"] == EXTRA))
-    return margin_info_nce(s, a["products"], **chosen, easy_log_sum_exp=extra, margin=MARGIN, temperature=TEMPERATURE, **kw)
+    numbers = {"margin": MARGIN, "temperature": TEMPERATURE}
+    return margin_info_nce(s, a["products"], **chosen, easy_log_sum_exp=extra, **numbers, **kw)
 
 
 def _info_nce_oracle(s, a):
