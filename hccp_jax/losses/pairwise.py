@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from hccp_jax.losses.approx_ndcg import fold_slots, logarithmic_discount
+from hccp_jax.losses.approx_ndcg import logarithmic_discount
 from hccp_jax.losses.reduction import ReduceFn, accumulated, list_mask, mean_valid
+from hccp_jax.losses.slot_fold import fold_slots
 from hccp_jax.numerics import softplus_and_sigmoid
 
 SHORT = 16  # Longest list for the plain form of `pairwise_logistic`: nearly as fast there, and compiled sooner.

@@ -1,5 +1,6 @@
 """Reductions, closed forms written as formulas, and ListMLE's accuracy."""
 
+from itertools import permutations
 from math import exp, inf, log, log1p, nan
 
 import jax
@@ -110,3 +111,42 @@ def test_list_mle_and_list_net_agree_with_rax():
     assert labels.any(-1).all()
     ours, theirs = list_net(scores, labels, where=mask), rax.softmax_loss(scores, shares, where=mask)
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_list_mle_breaks_ties_by_its_key():
+    """Equal ranks: each order of the tied items as likely, given ranks as they are, another key another order."""
+    scores, rank = jnp.array([[0.0, 1.0, 3.0, -2.0]]), jnp.array([[5, 2, 5, 5]])
+    found = jax.jit(jax.vmap(lambda key: list_mle(scores, rank, tie_key=key)))(jax.random.split(jax.random.key(0), 600))
+    tied = [0.0, 3.0, -2.0]
+    orders = [[1.0, *(tied[i] for i in order)] for order in permutations(range(3))]
+    values = np.array([oracles.list_mle(np.array(order)) for order in orders])
+    nearest = np.abs(np.asarray(found)[:, None] - values).argmin(-1)
+    np.testing.assert_allclose(found, values[nearest], rtol=1e-5)
+    assert (np.bincount(nearest, minlength=6) > 60).all()
+    np.testing.assert_allclose(list_mle(scores, rank), oracles.list_mle(np.array([1.0, *tied])), rtol=1e-6)
+    with pytest.raises(ValueError, match="tie_key"):
+        list_mle(scores, tie_key=jax.random.key(0))
+
+
+def test_list_mle_weighs_positions():
+    rng = np.random.default_rng(0)
+    scores, rank = rng.normal(0, 2, 9).astype(np.float32), rng.permutation(9)
+    where, weights = np.arange(9) % 3 != 1, rng.uniform(0.5, 2, 9).astype(np.float32)
+
+    def loss(s, weights):
+        return list_mle(s, jnp.asarray(rank), where=jnp.asarray(where), position_weights=jnp.asarray(weights))
+
+    kept = np.flatnonzero(where)
+    order = kept[np.argsort(rank[where])]
+
+    def expected(s, weights):
+        terms = [w * (np.logaddexp.reduce(s[order[j:]]) - s[order[j]]) for j, w in enumerate(weights[: len(order)])]
+        return sum(terms)
+
+    for some in (weights, np.r_[np.ones(2), np.zeros(7)].astype(np.float32)):
+        value, slope = jax.value_and_grad(loss)(jnp.asarray(scores), some)
+        exact = scores.astype(np.float64)
+        np.testing.assert_allclose(value, expected(exact, some), rtol=1e-6)
+        moved = [(expected(exact + h, some) - expected(exact - h, some)) / 2e-6 for h in 1e-6 * np.eye(9)]
+        np.testing.assert_allclose(slope, moved, atol=2e-6)
+    np.testing.assert_allclose(loss(jnp.asarray(scores), np.ones(9, np.float32)), list_mle(scores, rank, where=where))
