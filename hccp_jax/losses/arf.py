@@ -154,7 +154,7 @@ def uncertainty_weighted(main: ArrayLike, auxiliary: ArrayLike, log_weight: Arra
 def mean_of_items(
     terms: jax.Array, mask: jax.Array, least: int, *, released: bool, reduce_fn: ReduceFn = mean_valid
 ) -> jax.Array:
-    """Mean over the items of a list, then `reduce_fn` over the lists of at least `least` items.
+    """Mean over the items of a list, then `reduce_fn` over the lists of at least `least` items. Time O(K), memory O(K).
 
     Args:
         terms: [..., K].

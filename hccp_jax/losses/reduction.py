@@ -18,7 +18,12 @@ NEGATIVE = -1e30
 
 
 def list_mask(scores: jax.Array, where: jax.Array | None) -> jax.Array:
-    """`where` as a bool array of the shape of `scores`; all true for None."""
+    """`where` as a bool array of the shape of `scores`; all true for None.
+
+    >>> print(list_mask(jnp.zeros(2), None))
+    [ True  True]
+
+    """
     return jnp.broadcast_to(True if where is None else jnp.asarray(where, bool), scores.shape)
 
 

@@ -30,6 +30,13 @@ def sum_over_row_blocks(term: Term, rows: Any, whole: Any, constants: Any, *, bl
 
     Returns:
         [B] sums.
+
+    >>> def products(rows, whole, constants):  # of each row with each element
+    ...     return jnp.sum(rows[:, :, None] * whole[:, None, :], axis=(1, 2))
+    >>> x = jnp.array([[1.0, 2.0, 3.0]])
+    >>> print(sum_over_row_blocks(products, x, x, ((), ()), block=2))  # (1 + 2 + 3)^2
+    [36.]
+
     """
     leaf = jax.tree.leaves(rows)[0]
     lists, size = leaf.shape[:2]
