@@ -16,12 +16,13 @@ import torch
 from experiments.benchmarks.peers import jax_losses, torch_losses
 from hccp_jax.losses.contrastive import margin_info_nce
 from hccp_jax.losses.listwise import list_mle
+from hccp_jax.losses.pairs import Pairs
 from hccp_jax.losses.pairwise import pairwise_logistic
 from hccp_jax.losses.rankmax import am_rankmax
 from hccp_jax.losses.recall import croloss_in_batch
 from hccp_jax.losses.sdcl import adaptive_weighted_contrastive
 from hccp_jax.losses.softsort import soft_sort_cross_entropy
-from hccp_jax.losses.streaming import Pairs, row_log_sum_exp
+from hccp_jax.losses.streaming import row_log_sum_exp
 from hccp_jax.numerics import safe_norm
 
 Call = Callable[[], float]
@@ -136,8 +137,7 @@ def _margin_info_nce(users: jax.Array, items: jax.Array, rate: float = 1.0) -> j
     """Margin InfoNCE with all items of other users as easy negatives and no hard ones."""
     count, per_user = len(users), len(items) // len(users)
     pairs = Pairs(
-        row_owner=jnp.arange(count),
-        column_owner=jnp.arange(len(items)) // per_user,
+        own_rows=(jnp.arange(len(items)) // per_user)[:, None],
         sample_bits=jnp.uint32(1) if rate < 1 else None,
     )
     negatives = row_log_sum_exp(users / TEMPERATURE, items, pairs=pairs, rate=rate)

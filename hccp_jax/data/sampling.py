@@ -264,34 +264,15 @@ def shared_columns(total: int, rate: float, *keys: ArrayLike) -> jax.Array:
 
 
 def independent_columns(rows: jax.Array, columns: jax.Array, rate: float, *keys: ArrayLike) -> jax.Array:
-    """[U, C] bool: each (user, column) pair kept with chance `rate`, by a counter hash that is never stored."""
-    return hashing.uniform("pair", *keys, rows[:, None], columns[None, :]) < rate
-
-
-def in_batch_where(
-    rows: jax.Array,
-    column_rows: jax.Array,
-    column_ids: jax.Array,
-    column_where: jax.Array,
-    positive_ids: jax.Array,
-    positive_where: jax.Array,
-) -> jax.Array:
-    """N4: which impressions of the batch are negatives for which user (HCCP 3.2.3).
-
-    A user's own impressions are not, and neither is an impression of somebody else of an item that is one of the
-    user's own positives.
+    """Each (row, column) pair kept with chance `rate`, by a counter hash that is never stored.
 
     Args:
-        rows: [U] int32 global row of each user.
-        column_rows: [C] int32 global row that each column's impression belongs to.
-        column_ids: [C] int32 item ids.
-        column_where: [C] bool real impressions.
-        positive_ids: [U, R] int32 the user's items.
-        positive_where: [U, R] bool, those with positive feedback.
+        rows: int32 global row numbers.
+        columns: int32 column numbers; broadcast with the rows.
+        rate: chance.
+        *keys: scalar seed and step.
 
     Returns:
-        [U, C] bool.
+        bool of the broadcast shape.
     """
-    foreign = rows[:, None] != column_rows[None, :]
-    own = jnp.any((positive_ids[:, None, :] == column_ids[None, :, None]) & positive_where[:, None, :], axis=-1)
-    return foreign & column_where[None, :] & ~own
+    return hashing.uniform("pair", *keys, rows, columns) < rate

@@ -57,7 +57,7 @@ def list_mle(
     mask = list_mask(scores, where)
     # Masked scores are told by their value from here on: a sort then moves one array.
     marked = jnp.where(mask, accumulated(scores), NEGATIVE)
-    if rank is not None:
+    if rank is not None and scores.shape[-1]:
         order = jnp.where(mask, rank, 0)
         if tie_key is not None:
             shuffle = positions(jax.random.bits(tie_key, scores.shape).astype(jnp.int32))

@@ -53,7 +53,8 @@ def rankmax(
     if z.shape[-1] > SMALL:
         # Everything is below a positive here, itself included.
         sums = _sums_by_sorting(z, z - 1.0, mask, positive.astype(z.dtype), 1, all_members=True)
-        values = jnp.sum(jnp.log(jnp.where(sums == 0, 1.0, sums)), axis=0)
+        # 0 where no reader stands, and at a reader at least 1 but for rounding.
+        values = jnp.sum(jnp.log(jnp.maximum(sums, 1.0)), axis=0)
     else:
         values = sum_over_row_blocks(_rankmax_rows, z, z, (positive, mask))
     shape = scores.shape[:-1]

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from hccp_jax.losses.pairs import Pairs, row_counts
 from hccp_jax.losses.reduction import NEGATIVE, ReduceFn, accumulated, list_mask, log_sum_exp, mean_valid
-from hccp_jax.losses.streaming import Pairs, Phi, row_counts, row_gap_sums, row_log_sum_exp
+from hccp_jax.losses.streaming import Phi, row_gap_sums, row_log_sum_exp
 from hccp_jax.numerics import softplus_and_sigmoid
 
 Kernel = Literal["hinge", "sigmoid", "exponential", "softplus", "unit_step"]
@@ -130,9 +131,12 @@ def croloss(
     def log_rank(kernel: Kernel, fixed: bool) -> jax.Array:
         gap = jax.lax.stop_gradient(gaps) if fixed else gaps
         if kernel == "exponential":
-            return _log_rank(log_sum_exp(gap, where), count, items, rank)
-        phi = kernel_function(kernel, hinge_margin)(gap)[0]
-        return _log_rank(_safe_log(jnp.sum(jnp.where(where, phi, 0.0), axis=-1)), count, items, rank)
+            log_sum = log_sum_exp(gap, where)
+        else:
+            phi = kernel_function(kernel, hinge_margin)(gap)[0]
+            log_sum = _safe_log(jnp.sum(jnp.where(where, phi, 0.0), axis=-1))
+        # W of a masked slot may overflow, and 0 times its slope would reach the gradients.
+        return jnp.where(positive, _log_rank(log_sum, count, items, rank), 0.0)
 
     weight = None if weight_kernel is None else log_rank(weight_kernel, True)
     values = _weighted(log_rank(kernel, False), weight, alpha, items, scale)
@@ -186,9 +190,9 @@ def croloss_in_batch(
 
     """
     real = jnp.broadcast_to(True if where is None else where, users.shape[:1])
-    shift = jnp.sum(accumulated(users) * accumulated(positives), axis=-1)
-    shift = jnp.where(real, shift, 0.0)
-    rows = jnp.where(real[:, None], users, 0)
+    # Both factors are masked: either's gradient is the other, which may hold anything.
+    rows, positives = (jnp.where(real[:, None], vectors, 0) for vectors in (users, positives))
+    shift = jnp.sum(accumulated(rows) * accumulated(positives), axis=-1)
     count = row_counts(len(rows), len(negatives), pairs).astype(shift.dtype)
     kinds = [(kernel, False)] + ([] if weight_kernel is None else [(weight_kernel, True)])
     logs: dict[bool, jax.Array] = {}
@@ -247,5 +251,6 @@ def _expm1_over(power: jax.Array, x: jax.Array) -> jax.Array:
     """(e^(power x) - 1) / power, and its limit x at power 0."""
     product = power * x
     small = jnp.abs(product) < 1e-4  # to second order: the next term is 1e-9 of the first
-    safe = jnp.where(small, 1.0, power)
-    return jnp.where(small, x * (1.0 + product / 2.0), jnp.expm1(safe * x) / safe)
+    # Both stay finite where they are not chosen, however large x is.
+    exponential = jnp.expm1(jnp.where(small, 0.0, product)) / jnp.where(small, 1.0, power)
+    return jnp.where(small, x * (1.0 + product / 2.0), exponential)

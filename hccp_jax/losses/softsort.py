@@ -117,7 +117,8 @@ def soft_sort_cross_entropy(
 
 
 def _distance(gap: jax.Array, power: int) -> jax.Array:
-    return jnp.abs(gap) if power == 1 else jnp.square(gap)
+    # Not jnp.abs, whose derivative at 0 is 1 in JAX.
+    return gap * jnp.sign(gap) if power == 1 else jnp.square(gap)
 
 
 def _pairs(mode: str | None, power: int, s: jax.Array, y: jax.Array, real: jax.Array, label_scale=1.0) -> jax.Array:
@@ -205,7 +206,7 @@ def _at_block_end(x: jax.Array, begins: jax.Array) -> jax.Array:
     return linear_recurrence(1.0 - ends, ends * x, reverse=True)
 
 
-def _strict(above: Any, below: Any, begins: jax.Array) -> tuple[Any, Any]:
+def _strict(above: Any, below: Any, begins: jax.Array, real: jax.Array) -> tuple[Any, Any]:
     """Sums over the positions above and below each, with those of equal score taken out.
 
     What lies strictly above a position is what lies above the first of its block; likewise below. Ties are rare, and
@@ -215,6 +216,7 @@ def _strict(above: Any, below: Any, begins: jax.Array) -> tuple[Any, Any]:
         above: pytree of [K, B, ...] sums over the positions before each.
         below: the same of those after each.
         begins: [K, B] bool, where a block of equal scores begins.
+        real: [K, B] bool; padding is no tie, and what it gets has no meaning.
     """
 
     def held(above, below):
@@ -223,7 +225,7 @@ def _strict(above: Any, below: Any, begins: jax.Array) -> tuple[Any, Any]:
             jax.tree.map(lambda x: _at_block_end(x, begins), below),
         )
 
-    return jax.lax.cond(jnp.all(begins), lambda *sums: sums, held, above, below)
+    return jax.lax.cond(jnp.all(begins | ~real), lambda *sums: sums, held, above, below)
 
 
 @jax.custom_vjp
@@ -254,7 +256,7 @@ def _log_masses_bwd(residuals, cotangent):
     weighted_up = linear_recurrence(later, inverse, reverse=True)
     above = decay * _earlier(down), decay * _earlier(weighted_down)
     below = later * _later(up, 0.0), later * _later(weighted_up, 0.0)
-    above, below = _strict(above, below, begins)
+    above, below = _strict(above, below, begins, real)
     slope = (above[0] - below[0]) * inverse + (above[1] - below[1])
     return jnp.where(real, slope, 0.0) * cotangent[None], None
 
@@ -300,28 +302,29 @@ def _labelled_distances(s, real, labels, weights, counts):
 
 def _labelled_distances_fwd(s, real, labels, weights, counts):
     gap, begins = _steps(s, real)
-    levels = range(counts.shape[1])
+    levels = range(counts.shape[-1])
     # Plus zeros of the gaps: inside shard_map it then varies as they do.
     position = jax.lax.broadcasted_iota(s.dtype, gap.shape, 0) + jnp.zeros_like(gap)
+    counts, weights = counts[None], weights[None]
     # Rows of a level begin after those of all higher levels.
-    starts = jnp.cumsum(counts[:, ::-1], axis=-1)[:, ::-1] - counts
+    starts = jnp.cumsum(counts[..., ::-1], axis=-1)[..., ::-1] - counts
 
     def rows_before(position, level):
-        return jnp.clip(position - starts[:, level], 0.0, counts[:, level])
+        return jnp.clip(position - starts[..., level], 0.0, counts[..., level])
 
     # [K, L, B]: the weight of the item at a position in the rows of each level. Selected, not gathered: L is small.
     weight = jnp.stack(
-        [sum(jnp.where(real & (labels == item), weights[:, row, item], 0.0) for item in levels) for row in levels], 1
+        [sum(jnp.where(real & (labels == item), weights[..., row, item], 0.0) for item in levels) for row in levels], 1
     )
     until = linear_recurrence(jnp.ones_like(weight), weight)
     total = until[-1:]
     above = [until[:, level] - weight[:, level] for level in levels]
     below = [total[:, level] - until[:, level] for level in levels]
-    (above, first), (below, last) = _strict((above, position), (below, position + 1.0), begins)
+    (above, first), (below, last) = _strict((above, position), (below, position + 1.0), begins, real)
     slope = jnp.zeros_like(gap)
     for level in levels:
         as_row = below[level] - above[level]
-        ahead, behind = rows_before(first, level), counts[:, level] - rows_before(last, level)
+        ahead, behind = rows_before(first, level), counts[..., level] - rows_before(last, level)
         is_row = rows_before(position + 1.0, level) - rows_before(position, level)
         slope += is_row * as_row + weight[:, level] * (behind - ahead)
     one = jnp.ones_like(slope)

@@ -72,25 +72,27 @@ def positions(x: jax.Array) -> jax.Array:
     the CPU; O(K log K) above. Memory O(K) a list.
 
     Args:
-        x: [..., K] floats of at most 32 bits, or int32.
+        x: [..., K] floats or integers.
 
     >>> print(positions(jnp.array([2.0, -1.0, 2.0, 0.0])))
     [2 0 3 1]
 
     """
     size = x.shape[-1]
+    if not size:
+        return jnp.zeros_like(x, jnp.int32)
     if size > COUNTED or x.dtype.itemsize > 4:
         order = argsort(x).reshape(-1, size)
         row = lax.broadcasted_iota(jnp.int32, order.shape, 0)
         place = jnp.zeros_like(order).at[row, order].set(_slots(order), unique_indices=True, mode="promise_in_bounds")
         return place.reshape(x.shape)
-    key = jnp.maximum(ascending_key(x), -LARGEST).reshape(-1, size).T
+    key = ascending_key(x).reshape(-1, size).T
     slot = lax.broadcasted_iota(jnp.int32, key.shape, 0)
 
     def count(place, other):
-        other_key, other_slot = other
+        other_key, other_slot = other[0][None], other[1]
         # Among equal keys the earlier slot is the smaller.
-        return place + (other_key[None] - (other_slot < slot) < key), None
+        return place + ((other_key < key) | ((other_key == key) & (other_slot < slot))), None
 
     return lax.scan(count, jnp.zeros_like(key), (key, jnp.arange(size, dtype=jnp.int32)))[0].T.reshape(x.shape)
 
@@ -143,11 +145,12 @@ def _sort_descending_fwd(codes, x, code, mask):
         key, payload = _sort_pairs(jnp.where(mask, ascending_key(-x), LARGEST).T, payload.T, 0)
         values = -_values(key)
     values = jnp.where(real, values, 0.0).astype(x.dtype)
-    return (values, payload % codes), payload // codes
+    return (values, payload % codes), (payload // codes, real)
 
 
-def _sort_descending_bwd(codes, slot, cotangents):
-    slope = cotangents[0]
+def _sort_descending_bwd(codes, residuals, cotangents):
+    slot, real = residuals
+    slope = jnp.where(real, cotangents[0], 0.0)
     row = lax.broadcasted_iota(jnp.int32, slope.shape, 1)
     back = jnp.zeros_like(slope.T).at[row, slot].set(slope, unique_indices=True, mode="promise_in_bounds")
     return back, None, None

@@ -1,6 +1,6 @@
 """Reductions over the scores of rows against columns that are never stored: what in-batch negatives need.
 
-Scores are S[r, c] = scale * <row r, column c> - bias_c. Two reductions are offered, a log-sum-exp and sums of phi of
+Scores are S[r, c] = <row r, column c> + bias_c. Two reductions are offered, a log-sum-exp and sums of phi of
 the gap S[r, c] - shift_r for several functions phi at once. Either is the whole cost of a contrastive or recall loss
 with in-batch negatives; the rest is arithmetic on one number a row.
 
@@ -12,12 +12,12 @@ than the products.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from hccp_jax.data import hashing
+from hccp_jax.losses.pairs import Pairs, masked
 from hccp_jax.losses.reduction import NEGATIVE, accumulated
 
 MATERIALIZE_BYTES = 6 << 20
@@ -25,28 +25,6 @@ MATERIALIZE_BYTES = 6 << 20
 
 BLOCK_SCORES = 1 << 18
 """Scores of a block: 1 MiB in float32, half of a second-level cache."""
-
-
-class Pairs(NamedTuple):
-    """Which columns count for which rows. A field that is None excludes nothing.
-
-    Attributes:
-        column_where: [N] bool, columns that count at all; the vectors of others may hold anything.
-        row_owner: [R] int32, the request a row belongs to.
-        column_owner: [N] int32, likewise; a column does not count for the rows of its own request.
-        row_ids: [R, E] int32, item ids that do not count for a row, such as its positives; -1 for none.
-        column_ids: [N] int32, the item of each column; not negative.
-        sample_bits: uint32 scalar; with it a pair counts with chance `rate`, by a hash of its row and column number.
-        row_number: [R] int32, the row's name for the sample; `row_owner` if None.
-    """
-
-    column_where: jax.Array | None = None
-    row_owner: jax.Array | None = None
-    column_owner: jax.Array | None = None
-    row_ids: jax.Array | None = None
-    column_ids: jax.Array | None = None
-    sample_bits: jax.Array | None = None
-    row_number: jax.Array | None = None
 
 
 Phi = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
@@ -87,6 +65,7 @@ def row_log_sum_exp(
     block = _block(len(rows), len(columns), block)
     if not block:
         return _log_sum_exp_at_once(rows, columns, bias, pairs, rate)
+    rows, columns, bias = _varying_alike(pairs, rows, columns, bias)
     return _log_sum_exp_streamed(block, rate, rows, columns, bias, pairs)
 
 
@@ -128,32 +107,20 @@ def row_gap_sums(
     [2. 3.]
 
     """
+    if not phis:
+        rows, columns, shift, bias = jax.lax.stop_gradient((rows, columns, shift, bias))
     columns, bias = _prepared(columns, bias, pairs)
     block = _block(len(rows), len(columns), block)
     if not block:
-        gap = _scores_at_once(rows, columns, bias) - accumulated(shift)[:, None]
-        counts = _counts(pairs, rate, len(rows), 0, len(columns), True)
+        # Zero where a pair does not count: 0 times an infinite slope would reach the gradients.
+        gap = masked(_scores_at_once(rows, columns, bias) - accumulated(shift)[:, None], 0.0, pairs, rate, 0, True)
         functions = [(phi, False) for phi in phis] + [(phi, True) for phi in constants]
         return tuple(
-            jnp.sum(_where(counts, phi(jax.lax.stop_gradient(gap) if fixed else gap)[0], 0.0), axis=-1)
+            jnp.sum(masked(phi(jax.lax.stop_gradient(gap) if fixed else gap)[0], 0.0, pairs, rate, 0, True), axis=-1)
             for phi, fixed in functions
         )
-    return _gap_sums_streamed(phis, constants, block, rate, rows, columns, accumulated(shift), bias, pairs)
-
-
-def row_counts(rows: int, columns: int, pairs: Pairs, rate: float = 1.0) -> jax.Array:
-    """[R] int32: how many columns count for each row."""
-    if all(field is None for field in pairs):
-        return jnp.full(rows, columns, jnp.int32)
-    block = _block(rows, columns, None) or columns
-
-    def step(total, start, cut):
-        counts = _counts(pairs, rate, rows, start, len(cut), False)
-        return total + jnp.sum(jnp.broadcast_to(counts, (len(cut), rows)), axis=0, dtype=jnp.int32), None
-
-    some = next(field for field in pairs if field is not None)
-    zero = jnp.zeros(rows, jnp.int32) + jnp.zeros_like(some.ravel()[:1], dtype=jnp.int32)
-    return _over_blocks(step, zero, columns, block, jnp.arange(columns))[0]
+    rows, columns, shift, bias = _varying_alike(pairs, rows, columns, accumulated(shift), bias)
+    return _gap_sums_streamed(phis, constants, block, rate, rows, columns, shift, bias, pairs)
 
 
 def _prepared(columns: jax.Array, bias: jax.Array | None, pairs: Pairs) -> tuple[jax.Array, jax.Array | None]:
@@ -162,6 +129,17 @@ def _prepared(columns: jax.Array, bias: jax.Array | None, pairs: Pairs) -> tuple
         columns = jnp.where(pairs.column_where[:, None], columns, 0)
         bias = None if bias is None else jnp.where(pairs.column_where, accumulated(bias), 0.0)
     return columns, bias
+
+
+def _varying_alike(pairs: Pairs, *arrays: jax.Array | None) -> list[Any]:
+    """The arrays, each varying over the devices of a mesh as any of them or the pairs does.
+
+    Carries of a scan and the gradients of a `custom_vjp` must; by this addition columns that all devices share get
+    the sum of the devices' gradients.
+    """
+    leaves = jax.tree.leaves((pairs, arrays))
+    zero = sum((jnp.zeros_like(leaf, jnp.float32, shape=()) for leaf in leaves), jnp.float32(0.0))
+    return [None if array is None else array + zero.astype(array.dtype) for array in arrays]
 
 
 def _block(rows: int, columns: int, block: int | None) -> int:
@@ -176,38 +154,8 @@ def _block(rows: int, columns: int, block: int | None) -> int:
     return min(divisors[0] if divisors else most, columns)
 
 
-def _where(counts: jax.Array | None, x: jax.Array, other: float) -> jax.Array:
-    return x if counts is None else jnp.where(counts, x, other)
-
-
-def _counts(pairs: Pairs, rate: float, rows: int, start: Any, size: int, rows_first: bool) -> jax.Array | None:
-    """Which of the columns start .. start + size count for which rows: [size, R], or [R, size] if `rows_first`."""
-
-    def of_rows(x):
-        return jnp.expand_dims(x, 1 if rows_first else 0)
-
-    def of_columns(x):
-        x = jax.lax.dynamic_slice_in_dim(x, start, size)
-        return jnp.expand_dims(x, 0 if rows_first else 1)
-
-    tests = []
-    if pairs.column_where is not None:
-        tests.append(jnp.broadcast_to(of_columns(pairs.column_where), (rows, size) if rows_first else (size, rows)))
-    if pairs.column_owner is not None:
-        tests.append(of_columns(pairs.column_owner) != of_rows(pairs.row_owner))
-    if pairs.column_ids is not None:
-        ids = of_columns(pairs.column_ids)
-        tests += [ids != of_rows(pairs.row_ids[:, i]) for i in range(pairs.row_ids.shape[1])]
-    if pairs.sample_bits is not None:
-        number = pairs.row_owner if pairs.row_number is None else pairs.row_number
-        column = start + jnp.arange(size)
-        column = column[None, :] if rows_first else column[:, None]
-        tests.append(hashing.uniform("pair", pairs.sample_bits, of_rows(number), column) < rate)
-    return None if not tests else jax.tree.reduce(jnp.logical_and, tests)
-
-
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Product a @ b summed in float32 or wider; both in the narrower type, as accelerators multiply."""
+    """Product a @ b, summed in float32 or wider."""
     dtype = jnp.promote_types(a.dtype, jnp.float32)
     return jnp.matmul(a, b, preferred_element_type=jnp.promote_types(dtype, b.dtype))
 
@@ -217,21 +165,22 @@ def _scores_at_once(rows: jax.Array, columns: jax.Array, bias: jax.Array | None)
     return scores if bias is None else scores + bias[None, :]
 
 
-def _widened(columns: jax.Array, bias: jax.Array | None, shifted: bool) -> jax.Array:
-    """Columns with a feature for the bias and one for the shift: the products then add, and differentiate, both."""
-    extra = ([] if bias is None else [bias]) + ([jnp.ones_like(columns[:, 0])] if shifted else [])
-    return jnp.concatenate([columns, *(x[:, None].astype(columns.dtype) for x in extra)], axis=1) if extra else columns
+def _with_ones(x: jax.Array, wanted: bool) -> jax.Array:
+    """Vectors with a feature of ones: a product with slopes then sums the slopes as well."""
+    return jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1) if wanted else x
 
 
-def _widened_rows(rows: jax.Array, bias: jax.Array | None, shift: jax.Array | None) -> jax.Array:
-    extra = ([] if bias is None else [jnp.ones_like(rows[:, 0])]) + ([] if shift is None else [-shift])
-    return jnp.concatenate([rows, *(x[:, None].astype(rows.dtype) for x in extra)], axis=1) if extra else rows
+def _scores(cut: tuple[jax.Array, jax.Array | None], across: jax.Array, shift: jax.Array | None) -> jax.Array:
+    """[columns, R] from rows [d, R]. Bias and shift are added in float32 or wider, whatever the vectors are."""
+    columns, bias = cut
+    scores = _product(columns, across)
+    scores = scores if bias is None else scores + bias[:, None]
+    return scores if shift is None else scores - shift[None]
 
 
 def _log_sum_exp_at_once(rows, columns, bias, pairs, rate):
-    counts = _counts(pairs, rate, len(rows), 0, len(columns), True)
-    scores = _where(counts, _scores_at_once(rows, columns, bias), NEGATIVE)
-    peak = jax.lax.stop_gradient(jnp.max(scores, axis=-1))
+    scores = masked(_scores_at_once(rows, columns, bias), NEGATIVE, pairs, rate, 0, True)
+    peak = jax.lax.stop_gradient(jnp.max(scores, axis=-1, initial=NEGATIVE))
     some = peak != NEGATIVE
     total = jnp.sum(jnp.exp(scores - peak[:, None]), axis=-1)
     return jnp.where(some, peak + jnp.log(jnp.where(some, total, 1.0)), NEGATIVE)
@@ -272,12 +221,12 @@ def _log_sum_exp_fwd(block, rate, rows, columns, bias, pairs):
 
     Blocks are [columns, rows], so that every product is of plain matrices and reductions run over whole vectors.
     """
-    across = _widened_rows(rows, bias, None).T
+    across = rows.T  # once, and not in each block
 
     def step(carry, start, cut):
         peak, total = carry
-        scores = _product(_widened(*cut, False), across)
-        scores = _where(_counts(pairs, rate, len(rows), start, len(scores), False), scores, NEGATIVE)
+        scores = _scores(cut, across, None)
+        scores = masked(scores, NEGATIVE, pairs, rate, start)
         higher = jnp.maximum(peak, jnp.max(scores, axis=0))
         # While nothing counts, masked scores add ones; the first that counts outweighs them by e^(1e30).
         total = total * jnp.exp(peak - higher) + jnp.sum(jnp.exp(scores - higher[None]), axis=0)
@@ -286,17 +235,20 @@ def _log_sum_exp_fwd(block, rate, rows, columns, bias, pairs):
     zero = _zero_rows(rows, columns)
     (peak, total), _ = _over_blocks(step, (zero + NEGATIVE, zero), len(columns), block, (columns, bias))
     some = peak != NEGATIVE
-    value = jnp.where(some, peak + jnp.log(jnp.where(some, total, 1.0)), NEGATIVE)
-    return value, (rows, columns, bias, pairs, jnp.where(some, value, -NEGATIVE))
+    total = jnp.where(some, total, 1.0)
+    value = jnp.where(some, peak + jnp.log(total), NEGATIVE)
+    # Kept apart: next to a large peak the logarithm has lost its digits.
+    return value, (rows, columns, bias, pairs, jnp.where(some, peak, -NEGATIVE), total)
 
 
 def _log_sum_exp_bwd(block, rate, residuals, cotangent):
-    rows, columns, bias, pairs, value = residuals
+    rows, columns, bias, pairs, peak, total = residuals
+    factor = cotangent / total
 
     def slopes(start, scores):
-        # Where no column counts the value is +1e30 here, and exp gives 0.
-        scores = _where(_counts(pairs, rate, len(rows), start, len(scores), False), scores, NEGATIVE)
-        return jnp.exp(scores - value[None]) * cotangent[None]
+        # Where no column counts the peak is +1e30 here, and exp gives 0.
+        scores = masked(scores, NEGATIVE, pairs, rate, start)
+        return jnp.exp(scores - peak[None]) * factor[None]
 
     return (*_backward(slopes, block, rows, columns, bias, None)[:3], None)
 
@@ -306,20 +258,18 @@ _log_sum_exp_streamed.defvjp(_log_sum_exp_fwd, _log_sum_exp_bwd)
 
 def _backward(slopes: Callable, block: int, rows, columns, bias, shift):
     """Gradients of rows, columns, biases and shifts from `slopes(start, scores)`, d loss / d scores of a block."""
-    wide = _widened_rows(rows, bias, shift)
-    size, across = rows.shape[1], wide.T
+    size, wide, across = rows.shape[1], _with_ones(rows, bias is not None), rows.T
 
     def step(rows_slope, start, cut):
-        vectors = _widened(*cut, shift is not None)
-        slope = slopes(start, _product(vectors, across)).astype(rows.dtype)
-        columns_slope = _product(slope, wide if bias is not None else rows)
+        slope = slopes(start, _scores(cut, across, shift)).astype(rows.dtype)
+        columns_slope = _product(slope, wide)
         split = columns_slope[:, :size].astype(columns.dtype), None if bias is None else columns_slope[:, size]
-        return rows_slope + _product(vectors.T, slope), split
+        return rows_slope + _product(_with_ones(cut[0], shift is not None).T, slope), split
 
     zero = _zero_rows(rows, columns)
-    start = jnp.zeros_like(across, dtype=zero.dtype) + zero[None]
+    start = jnp.zeros((size + (shift is not None), len(rows)), zero.dtype) + zero[None]
     rows_slope, (columns_slope, bias_slope) = _over_blocks(step, start, len(columns), block, (columns, bias))
-    shift_slope = None if shift is None else -rows_slope[-1]
+    shift_slope = None if shift is None else -rows_slope[size]
     return rows_slope[:size].T.astype(rows.dtype), columns_slope, bias_slope, shift_slope
 
 
@@ -329,14 +279,13 @@ def _gap_sums_streamed(phis, constants, block, rate, rows, columns, shift, bias,
 
 
 def _gap_sums_fwd(phis, constants, block, rate, rows, columns, shift, bias, pairs):
-    across = _widened_rows(rows, bias, shift).T
+    across = rows.T
 
     def step(totals, start, cut):
-        gap = _product(_widened(*cut, True), across)
-        counts = _counts(pairs, rate, len(rows), start, len(gap), False)
+        gap = _scores(cut, across, shift)
         # A product with ones and not a sum: within a reduction XLA on the CPU computes phi one number at a time.
         ones = jnp.ones_like(gap[:1, :1]) + jnp.zeros_like(gap[:, :1].T)
-        added = [_product(ones, _where(counts, phi(gap)[0], 0.0))[0] for phi in (*phis, *constants)]
+        added = [_product(ones, masked(phi(gap)[0], 0.0, pairs, rate, start))[0] for phi in (*phis, *constants)]
         return tuple(total + new for total, new in zip(totals, added, strict=True)), None
 
     zero = _zero_rows(rows, columns)
@@ -350,7 +299,7 @@ def _gap_sums_bwd(phis, constants, block, rate, residuals, cotangents):
 
     def slopes(start, gap):
         slope = sum(cotangent[None] * phi(gap)[1] for phi, cotangent in zip(phis, cotangents, strict=False))
-        return _where(_counts(pairs, rate, len(rows), start, len(gap), False), slope, 0.0)
+        return masked(slope, 0.0, pairs, rate, start)
 
     rows_slope, columns_slope, bias_slope, shift_slope = _backward(slopes, block, rows, columns, bias, shift)
     return rows_slope, columns_slope, shift_slope, bias_slope, None

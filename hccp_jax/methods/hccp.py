@@ -17,9 +17,10 @@ from hccp_jax.data.catalogue import FeatureSpec
 from hccp_jax.data.requests import RequestBatch, Stage
 from hccp_jax.losses.contrastive import anneal_beta, anneal_scale, effective_margin, info_nce, margin_info_nce
 from hccp_jax.losses.listwise import list_mle, list_net
+from hccp_jax.losses.pairs import Pairs
 from hccp_jax.losses.pointwise import binary_cross_entropy
 from hccp_jax.losses.reduction import NEGATIVE
-from hccp_jax.losses.streaming import Pairs, row_log_sum_exp
+from hccp_jax.losses.streaming import row_log_sum_exp
 from hccp_jax.methods.base import Heads, Method, Parameters
 from hccp_jax.models.three_tower import ModelConfig, ThreeTower, UserSide
 from hccp_jax.numerics import safe_norm
@@ -229,14 +230,16 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
             column = jax.tree.map(lambda x: x[number], column)
         # a user's own impressions and somebody else's of an item the user liked are no negatives
         row = first_row(len(batch.mask), axis) + jnp.arange(len(batch.mask))
+        own = number // layout.exposed - row[0]
+        own = jnp.where((own >= 0) & (own < len(row)), own, users.size)
         liked = jnp.where(jnp.any(positive[..., shown], axis=0), batch.items["id"][:, shown], -1)
         pairs = Pairs(
             column_where=column["where"],
-            row_owner=jnp.tile(row, len(users)),
-            column_owner=number // layout.exposed,
+            own_rows=own[:, None] + len(row) * jnp.arange(len(users)),
             row_ids=jnp.tile(liked, (len(users), 1)),
             column_ids=column["id"],
             sample_bits=None if negatives.in_batch == "shared" else bits,
+            row_number=jnp.tile(row, len(users)),
         )
         # relative to a uniform draw, which needs no correction
         bias = -hyper.log_q * column["log_frequency"] if "log_frequency" in column else None

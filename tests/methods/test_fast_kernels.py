@@ -32,11 +32,11 @@ def plain_log_sum_exp(rows, columns, *, bias=None, pairs, rate):
     """All scores in one matrix, by autodiff."""
     del rate
     scores = rows @ columns.T + (0.0 if bias is None else bias[None])
-    where = pairs.column_where[None] & (pairs.row_owner[:, None] != pairs.column_owner[None])
+    where = pairs.column_where[None] & (jnp.arange(len(rows))[None, :, None] != pairs.own_rows.T[:, None]).all(0)
     where &= ~(pairs.row_ids[:, :, None] == pairs.column_ids[None, None]).any(1)
     if pairs.sample_bits is not None:
         number = jnp.arange(len(columns))
-        where &= sampling.independent_columns(pairs.row_owner, number, 0.2, pairs.sample_bits)
+        where &= sampling.independent_columns(pairs.row_number[:, None], number[None], 0.2, pairs.sample_bits)
     value = jax.nn.logsumexp(jnp.where(where, scores, -1e9), axis=-1)
     return jnp.where(where.any(-1), value, NEGATIVE)
 

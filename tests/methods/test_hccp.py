@@ -134,7 +134,7 @@ def sampled_columns(negatives, exposed_slots):
     if negatives.in_batch == "shared":
         kept = np.broadcast_to(np.isin(np.arange(total), sampling.shared_columns(total, 0.2, bits)), (SIZE, total))
     else:
-        kept = np.asarray(sampling.independent_columns(jnp.arange(SIZE), jnp.arange(total), 0.2, bits))
+        kept = np.asarray(sampling.independent_columns(jnp.arange(SIZE)[:, None], jnp.arange(total)[None], 0.2, bits))
     return lambda row: [divmod(int(c), exposed_slots) for c in np.flatnonzero(kept[row])]
 
 
