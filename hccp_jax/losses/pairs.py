@@ -42,7 +42,8 @@ def row_counts(rows: int, columns: int, pairs: Pairs, rate: float = 1.0) -> jax.
     size = next(size for size in range(min(columns, 256), 0, -1) if columns % size == 0)
 
     def count(total, start):
-        return total + jnp.sum(masked(jnp.ones((size, rows), jnp.int32), 0, pairs, rate, start), axis=0, dtype=jnp.int32), None
+        counted = masked(jnp.ones((size, rows), jnp.int32), 0, pairs, rate, start)
+        return total + jnp.sum(counted, axis=0, dtype=jnp.int32), None
 
     # Zeros of the pairs: inside shard_map the carry varies over the devices as they do.
     zero = sum(jnp.zeros_like(leaf, jnp.int32, shape=()) for leaf in jax.tree.leaves(pairs))

@@ -13,7 +13,7 @@ from hccp_jax.losses import row_blocks
 from hccp_jax.losses.rankmax import SMALL, am_rankmax, rankmax
 from hccp_jax.losses.reduction import no_reduction
 
-from .cases.sorting import ACCELERATOR, FAST, STREAMED, am_rankmax_loss, holding, rankmax_loss, traced
+from .cases.sorting import ACCELERATOR, FAST, STREAMED, am_rankmax_loss, holding, rankmax_loss, rankmax_slopes, traced
 
 LISTS, LEVELS = 2, 4
 BLOCKS = ((row_blocks, "BLOCK_BYTES", 4 * LISTS * 300 * 43),)
@@ -44,24 +44,6 @@ def compiled(power, levels, patches=BLOCKS):
     return jax.jit(traced(patches, lambda *a: graded(*a)))
 
 
-def by_hand(s, y, alpha, beta, power):
-    """Value and slopes of one list with respect to scores, alpha and beta, with a slope of 0 where a hinge begins."""
-    s = s.astype(np.float64)
-    if power is None:
-        rows, pairs, margin, one = y > 1, np.ones((len(s), len(s)), bool), np.ones((len(s), len(s))), 0.0
-        apart = zero = 0 * margin
-    else:
-        rows, pairs, one = np.ones(len(s), bool), y < y[:, None], 1.0
-        apart, zero = np.abs(y[:, None] - y).astype(float) ** power, np.broadcast_to(y == 0, pairs.shape)
-        margin = alpha * zero + beta * apart
-    inside = s - s[:, None] + margin
-    active = pairs & (inside > 0) & rows[:, None]
-    sums = one + np.sum(np.where(active, inside, 0), axis=1)
-    share = active / np.where(rows, sums, 1)[:, None]
-    value = np.sum(np.log(np.where(rows, sums, 1)))
-    return value, share.sum(0) - share.sum(1), np.sum(share * zero), np.sum(share * apart)
-
-
 def drawn(size, seed=0, positives=0.5):
     """Labels 0 .. 3 in shares that fall."""
     rng = np.random.default_rng(seed)
@@ -78,7 +60,7 @@ def check(run, batch, power, alpha=0.5, beta=0.8, tolerance=5e-6):
     (_, values), (slopes, *along) = run(dirty[0], alpha, beta, dirty[1], mask)
     shared = np.zeros(2)
     for i, kept in enumerate(mask):
-        value, slope, *one = by_hand(scores[i, kept], labels[i, kept], alpha, beta, power)
+        value, slope, *one = rankmax_slopes(scores[i, kept], labels[i, kept], alpha, beta, power)
         shared += one
         np.testing.assert_allclose(values[i], value, rtol=tolerance)
         np.testing.assert_allclose(slopes[i, kept], slope, rtol=0, atol=tolerance * np.abs(slope).max())
@@ -90,9 +72,9 @@ def check(run, batch, power, alpha=0.5, beta=0.8, tolerance=5e-6):
 @pytest.mark.parametrize("power", [None, 0, 1, 2])
 def test_the_matrix_oracle_is_the_loops(power):
     scores, labels, _ = drawn(30)
-    for s, y in zip(scores, labels, strict=True):
+    for s, y in zip(scores.astype(np.float64), labels, strict=True):
         loops = rankmax_loss(s, y > 1) if power is None else am_rankmax_loss(s, y, 0.5, 0.8, power)
-        np.testing.assert_allclose(by_hand(s, y, 0.5, 0.8, power)[0], loops, rtol=1e-7)
+        np.testing.assert_allclose(rankmax_slopes(s, y, 0.5, 0.8, power)[0], loops, rtol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +112,8 @@ def test_outliers_cost_no_accuracy(power, levels, size):
     run = compiled(power, levels)
     for high, low in ((0, 3), (3, 0), (2, 2), (0, 0)):
         labels[:, 5], labels[:, 17] = high, low
-        check(run, (scores, labels, mask), power)
+        # In Rankmax the upper one's share of its own sum, which is 1, cancels in its slope.
+        check(run, (scores, labels, mask), power, tolerance=5e-6 if power is not None else 1e-5)
 
 
 def test_accelerator_forms_are_the_same_functions():

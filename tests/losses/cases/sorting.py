@@ -115,6 +115,27 @@ def am_rankmax_loss(s, y, alpha=1.0, beta=1.0, power=1):
     return total
 
 
+def rankmax_slopes(s, y, alpha, beta, power):
+    """Value and slopes of one list with respect to scores, alpha and beta, with a slope of 0 where a hinge begins.
+
+    Power None is Rankmax, whose positives are the labels above 1.
+    """
+    s = s.astype(np.float64)
+    if power is None:
+        rows, pairs, margin, one = y > 1, np.ones((len(s), len(s)), bool), np.ones((len(s), len(s))), 0.0
+        apart = zero = 0 * margin
+    else:
+        rows, pairs, one = np.ones(len(s), bool), y < y[:, None], 1.0
+        apart, zero = np.abs(y[:, None] - y).astype(float) ** power, np.broadcast_to(y == 0, pairs.shape)
+        margin = alpha * zero + beta * apart
+    inside = s - s[:, None] + margin
+    active = pairs & (inside > 0) & rows[:, None]
+    sums = one + np.sum(np.where(active, inside, 0), axis=1)
+    share = active / np.where(rows, sums, 1)[:, None]
+    value = np.sum(np.log(np.where(rows, sums, 1)))
+    return value, share.sum(0) - share.sum(1), np.sum(share * zero), np.sum(share * apart)
+
+
 SETTINGS = {"temperature": 0.7, "label_temperature": 0.3}
 MARGINS = {"alpha": 0.5, "beta": 0.8}
 
