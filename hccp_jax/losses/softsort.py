@@ -48,7 +48,8 @@ def soft_sort_cross_entropy(
 
     Args:
         scores: [..., K] floats; computed in float32 or wider.
-        labels: [..., K], larger is better. Constants: no gradient flows to them.
+        labels: [..., K], larger is better. Constants: no gradient flows to them. One that is not a finite number makes
+            the loss NaN, as does such a score or teacher.
         where: [..., K] bool, the items that count.
         teacher: [..., K] tie-breaking scores, larger is better; mode `teacher` only.
         mode: `literal`, `block` or `teacher`, static.

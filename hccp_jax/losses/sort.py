@@ -33,8 +33,8 @@ def ascending_key(x: jax.Array) -> jax.Array:
         return x.astype(jnp.int32)
     x = x.astype(jnp.float32)
     bits = lax.bitcast_convert_type(x, jnp.int32)
-    bits = jnp.where(bits == jnp.int32(-LARGEST - 1), 0, bits)  # -0 is 0
-    ascending = jnp.where(bits < 0, ~(bits & LARGEST) + 1, bits)  # sign and magnitude to two's complement
+    # Sign and magnitude to two's complement, in which -0 is 0.
+    ascending = jnp.where(bits < 0, ~(bits & LARGEST) + 1, bits)
     return jnp.where(jnp.isnan(x), jnp.int32(LARGEST), ascending)
 
 

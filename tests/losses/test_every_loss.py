@@ -4,22 +4,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
+from tiny_hccp import quick_compilation
 
 from hccp_jax.collectives import global_mean
 from hccp_jax.losses.reduction import no_reduction
 
 from .cases import CASES, POSITIVE, draw, expected
 
-SHAPES = [(1,), (2, 9), (4, 9), (2, 2, 6)]  # Few, and used again below: each is compiled once a kernel.
+SHAPES = [(1,), (4, 9), (2, 2, 6)]  # Few, and used again below: each is compiled once a kernel.
 
 
 def named(cases):
-    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
+    """Variants of a kernel that has a case already are left to the slow tests."""
+    marked = [pytest.param(case, marks=pytest.mark.slow if case.variant else (), id=case.name) for case in cases]
+    return pytest.mark.parametrize("case", marked)
 
 
 every = named(CASES)
@@ -28,6 +31,13 @@ every = named(CASES)
 @pytest.fixture(autouse=True)
 def _strict_ranks():
     with jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _quick():
+    """Half the compile time, of programs that run once or twice."""
+    with quick_compilation():
         yield
 
 
@@ -42,7 +52,7 @@ value_and_grad = jax.jit(lambda case, s, a, w: jax.value_and_grad(case.loss)(s, 
 
 
 @every
-@settings(deadline=None, max_examples=20, derandomize=True)
+@settings(deadline=None, max_examples=20, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(shape=st.sampled_from(SHAPES), seed=st.integers(0, 2**32 - 1))
 def test_equals_the_float64_oracle(case, shape, seed):
     scores, aux, mask = draw(seed, shape)
@@ -61,7 +71,7 @@ def test_gradient_is_the_slope(case, x64):
 
 @every
 def test_mask_is_deletion(case):
-    scores, aux, mask = draw(2, (2, 9), full=True)
+    scores, aux, mask = draw(2, (4, 9), full=True)
     mask = mask.at[:, jnp.array([0, 4, 8])].set(False)
     kept = np.flatnonzero(mask[0])
     value, grad = value_and_grad(case, scores, aux, mask)
@@ -169,9 +179,8 @@ def test_bfloat16_is_summed_in_float32(case):
 
 
 @every
-def test_jit_and_vmap_change_nothing(case):
-    batch = draw(12, (2, 9))
-    np.testing.assert_allclose(case.loss(*batch), value_and_grad(case, *batch)[0], rtol=1e-6)
+def test_vmap_changes_nothing(case):
+    batch = draw(12, (4, 9))
 
     def total(scores, aux, mask):
         values = case.loss(scores, aux, mask, reduce_fn=no_reduction)
@@ -186,7 +195,7 @@ def test_jit_and_vmap_change_nothing(case):
 def test_under_shard_map(case):
     mesh = jax.make_mesh((1,), ("devices",))
     spread = NamedSharding(mesh, P("devices"))
-    batch = draw(13, (2, 9))
+    batch = draw(13, (4, 9))
 
     def everywhere(values, valid):
         count = jax.lax.psum(jnp.sum(valid), "devices")

@@ -177,7 +177,9 @@ def test_never_below_zero(patches):
     for scale in (1e-3, 1.0, 30.0, 4e3):
         labels = rng.integers(0, 4, (50, 12)).astype(np.float32)
         scores = (scale * (labels + rng.normal(0, 0.3, labels.shape))).astype(np.float32)
-        for values in run(scores, labels):
+        first = np.eye(1, 12, dtype=np.float32)
+        alone = (scale * rng.normal(0, 1, (50, 1))).astype(np.float32) + 9 * (first - 1)  # the first alone in its sum
+        for values in (*run(scores, labels), *run(alone, first.repeat(50, axis=0))):
             assert (values >= 0).all()
 
 

@@ -20,6 +20,7 @@ class Case:
         shifts: adding a constant to all scores changes nothing.
         needs_positive: a list without a positive is not valid.
         modes: of `jax.test_util.check_grads`.
+        variant: another case has the same kernel; run with the slow tests.
         rtol: of the value and of the gradient against float64.
     """
 
@@ -30,6 +31,7 @@ class Case:
     shifts: bool = True
     needs_positive: bool = False
     modes: tuple[str, ...] = ("rev",)
+    variant: bool = False
     rtol: float = 2e-6
 
 
