@@ -109,7 +109,7 @@ def test_alpha_one_is_no_special_place(method, scale):
     lists, rest = draw(1), {"items": ITEMS, "scale": scale, **named(method)}
     middle = slopes(*lists, alpha=1.0, **rest)
     wide = [[row.astype(np.float64) for row in logits] for logits in lists]
-    for step in (1e-3, 1e-5, 1e-7):
+    for step in (2e-3, 1e-3, 1e-5, 1e-7):
         for alpha in (1 - step, 1 + step):
             value, grads = slopes(*lists, alpha=alpha, **rest)
             exact = [
