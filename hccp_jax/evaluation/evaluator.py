@@ -150,15 +150,16 @@ class Evaluator:
     ) -> tuple[jax.Array, jax.Array]:
         """Served scores and click logits [blocks, U, P] of one member.
 
-        Item vectors are computed once for the whole catalogue, as at serving time.
+        Item sides are computed once for the whole catalogue, as at serving time.
         """
         everything = catalogue.items | {"id": jnp.arange(len(next(iter(catalogue.items.values()))), dtype=jnp.int32)}
-        vectors = method.item_vectors(parameters, everything)
+        items = method.item_side(parameters, everything)
 
         def block(part: EvaluationSet) -> tuple[jax.Array, jax.Array]:
             batch = self.featurise(part.requests, catalogue)
             users = method.user_side(parameters, batch)
-            heads = method.pair_scores(parameters, users, vectors[part.requests.items["id"]], batch.cross)
+            own = jax.tree.map(lambda leaf: leaf[part.requests.items["id"]], items)
+            heads = method.route(method.pair_scores(parameters, users, own, batch.cross), hyper, batch.mask)
             return method.served(heads, hyper), heads["click"]
 
         return jax.lax.map(block, data)

@@ -147,15 +147,15 @@ class WholeCatalogue:
         return found
 
     def _member(self, method: Method, parameters: Any, users: Users, catalogue: Catalogue) -> dict[str, jax.Array]:
-        """Item vectors once for the catalogue, user vectors and cross features once a block."""
+        """Item sides once for the catalogue, user vectors and cross features once a block."""
         ids = jnp.arange(users.seen.shape[-1], dtype=jnp.int32)
         one = jax.tree.map(lambda leaf: leaf[0, :1], users.requests)
         items = {name: leaf[0] for name, leaf in self.featurise(self.with_items(one, ids), catalogue).items.items()}
-        vectors = method.item_vectors(parameters, items)
+        sides = method.item_side(parameters, items)
 
         def score(requests: RequestBatch) -> dict[str, jax.Array]:
             batch = self.featurise(self.with_items(requests, ids), catalogue)
-            return method.pair_scores(parameters, method.user_side(parameters, batch), vectors, batch.cross)
+            return method.pair_scores(parameters, method.user_side(parameters, batch), sides, batch.cross)
 
         return _ranks(users, score)
 

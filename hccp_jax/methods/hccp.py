@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 
 from hccp_jax.collectives import Axis, all_gather, first_row, global_mean
 from hccp_jax.config import field
@@ -21,7 +20,7 @@ from hccp_jax.losses.pairs import Pairs
 from hccp_jax.losses.pointwise import binary_cross_entropy
 from hccp_jax.losses.reduction import NEGATIVE
 from hccp_jax.losses.streaming import row_log_sum_exp
-from hccp_jax.methods.base import Heads, Method, Parameters
+from hccp_jax.methods.base import Heads, Method, Parameters, inputs, scorer, weighted, weighted_sum
 from hccp_jax.models.three_tower import ModelConfig, ThreeTower, UserSide
 from hccp_jax.numerics import safe_norm
 
@@ -93,27 +92,16 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
     tower = ThreeTower(model, spec, names)
     tasks = len(task_names)
 
-    def apply(parameters: Parameters, *args, method=None):
-        return tower.apply({"params": parameters}, *args, method=method)
+    of = scorer(tower)
 
     def named(scores: jax.Array) -> Heads:
         return {name: scores[:, index] for index, name in enumerate(names)}
 
-    def init(key: jax.Array, batch: RequestBatch) -> Parameters:
-        inputs = (batch.user, batch.history, batch.history_mask, batch.items, batch.cross)
-        return tower.init(key, *jax.tree.map(lambda x: x[:1], inputs))["params"]
-
     def heads(parameters: Parameters, batch: RequestBatch) -> Heads:
-        return named(apply(parameters, batch.user, batch.history, batch.history_mask, batch.items, batch.cross)[3])
-
-    def user_side(parameters: Parameters, batch: RequestBatch) -> UserSide:
-        return apply(parameters, batch.user, batch.history, batch.history_mask, method=ThreeTower.user_side)
-
-    def item_vectors(parameters: Parameters, items: dict[str, jax.Array]) -> jax.Array:
-        return apply(parameters, items, method=ThreeTower.item_vectors)
+        return named(of.logits(parameters, batch))
 
     def pair_scores(parameters: Parameters, users: UserSide, items: jax.Array, cross: jax.Array | None) -> Heads:
-        return named(apply(parameters, users, items, cross, method=ThreeTower.pair_scores)[1])
+        return named(of.pair_logits(parameters, users, items, cross))
 
     def served(scores: Heads, hyper: HyperConfig) -> jax.Array:
         weights = {
@@ -121,16 +109,13 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
             spec.tasks[1]: hyper.serve_conversion,
             CONSISTENCY: hyper.serve_consistency,
         }
-        terms = [weight * scores[name] for name, weight in weights.items()]
-        return jnp.sum(jnp.stack(terms), axis=0)
+        return weighted_sum(scores, weights)
 
     def loss(
         parameters: Parameters, hyper: HyperConfig, batch: RequestBatch, key: jax.Array, progress: jax.Array, axis: Axis
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         mean = global_mean(axis)
-        users, items, dots, finals = apply(
-            parameters, batch.user, batch.history, batch.history_mask, batch.items, batch.cross
-        )
+        users, items, dots, finals = of.apply(parameters, *inputs(batch), method=ThreeTower.everything)
         # task axis first, [T, U, K]: every kernel then works on all tasks at once and reduces over U
         dots, finals, users = (jnp.moveaxis(x, 1, 0) for x in (dots, finals, users))
         exposed = batch.exposed
@@ -184,14 +169,14 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
 
         # Eq 6
         weights = jnp.stack([hyper.click, hyper.conversion, hyper.diversity][:tasks])
-        total = _weighted(hyper.consistency, consistency)
+        total = weighted(hyper.consistency, consistency)
         for weight, term in (
             (1.0, calibration),
             (hyper.local, local),
             (hyper.listnet, net),
             (hyper.negatives, contrast),
         ):
-            total += jnp.sum(_weighted(weights * weight, term))
+            total += jnp.sum(weighted(weights * weight, term))
         terms = {"consistency": consistency, "margin": margin}
         for index, task in enumerate(task_names):
             terms[f"calibration/{task}"] = calibration[index]
@@ -247,7 +232,8 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
         sums = row_log_sum_exp(rows, column["vector"], bias=bias, pairs=pairs, rate=negatives.in_batch_rate)
         return sums.reshape(users.shape[:-1])
 
-    return Method(init, loss, heads, served, user_side, item_vectors, pair_scores)
+    needs = frozenset({"ranked", "preranked", "pool"})
+    return Method(of.init, loss, heads, served, of.user_side, of.item_side, pair_scores, needs)
 
 
 def opens_category(batch: RequestBatch) -> jax.Array:
@@ -259,11 +245,6 @@ def opens_category(batch: RequestBatch) -> jax.Array:
     same = (category[:, :, None] == category[:, None, :]) & exposed[:, None, :]
     earlier = batch.rank[:, None, :] < batch.rank[:, :, None]
     return (exposed & ~jnp.any(same & earlier, axis=-1)).astype(jnp.float32)
-
-
-def _weighted(weight: ArrayLike, term: jax.Array) -> jax.Array:
-    """A term times its weight; a weight of 0 removes the term even where it is not finite."""
-    return jnp.where(jnp.asarray(weight) > 0, weight * term, 0.0)
 
 
 _FULL: dict[str, float] = {}

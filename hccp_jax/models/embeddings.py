@@ -30,31 +30,44 @@ class Embeddings(nn.Module):
         self.item_category = nn.Embed(self.spec.item_categories, self.category_width, embedding_init=start)
         self.user_category = nn.Embed(self.spec.user_categories, self.category_width, embedding_init=start)
 
+    def item_fields(self, features: dict[str, jax.Array]) -> list[jax.Array]:
+        """Fields [..., w] of items given by "id", "categorical", "dense": the id, each category, the dense features."""
+        return self._fields(self.item_id(features["id"]), self.item_category, features)
+
+    def user_fields(self, features: dict[str, jax.Array]) -> list[jax.Array]:
+        """Fields [U, w] of users, in the same order."""
+        return self._fields(self.user_id(features["id"]), self.user_category, features)
+
     def items(self, features: dict[str, jax.Array]) -> jax.Array:
-        """[..., D]: id, categorical fields and dense features of items given by "id", "categorical", "dense"."""
-        return self._join(self.item_id(features["id"]), self.item_category, features)
+        """[..., D]: the fields of items, joined."""
+        return jnp.concatenate(self.item_fields(features), axis=-1)
 
     def user(self, features: dict[str, jax.Array]) -> jax.Array:
-        """[U, D]: the same for users."""
-        return self._join(self.user_id(features["id"]), self.user_category, features)
+        """[U, D]: the fields of users, joined."""
+        return jnp.concatenate(self.user_fields(features), axis=-1)
+
+    def past_items(self, features: dict[str, jax.Array]) -> jax.Array:
+        """[U, H, D]: what history tells of each past item, its id and categories."""
+        fields = [self.item_id(features["id"])]
+        if "categorical" in features:
+            fields.append(_flatten(self.item_category(features["categorical"])))
+        return jnp.concatenate(fields, axis=-1)
 
     def history(self, features: dict[str, jax.Array], mask: jax.Array) -> jax.Array:
         """[U, G * D]: weighted means of past items, one for each column of "groups"; zero for an empty group."""
-        items = [self.item_id(features["id"])]
-        if "categorical" in features:
-            items.append(_flatten(self.item_category(features["categorical"])))
         weights = features["groups"] * mask[..., None]
-        total = jnp.einsum("uhg,uhd->ugd", weights, jnp.concatenate(items, axis=-1))
+        total = jnp.einsum("uhg,uhd->ugd", weights, self.past_items(features))
         mean = total / jnp.maximum(weights.sum(axis=1), 1.0)[..., None]
         return mean.reshape(mean.shape[0], -1).astype(self.dtype)
 
-    def _join(self, ids: jax.Array, table: nn.Embed, features: dict[str, jax.Array]) -> jax.Array:
-        parts = [ids]
+    def _fields(self, ids: jax.Array, table: nn.Embed, features: dict[str, jax.Array]) -> list[jax.Array]:
+        fields = [ids]
         if "categorical" in features:
-            parts.append(_flatten(table(features["categorical"])))
+            categories = table(features["categorical"])
+            fields += [categories[..., index, :] for index in range(categories.shape[-2])]
         if "dense" in features:
-            parts.append(features["dense"])
-        return jnp.concatenate(parts, axis=-1).astype(self.dtype)
+            fields.append(features["dense"])
+        return [field.astype(self.dtype) for field in fields]
 
 
 def _flatten(x: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ from hccp_jax.config import field
 from hccp_jax.data.catalogue import FeatureSpec
 from hccp_jax.models.embeddings import Embeddings
 from hccp_jax.models.mmoe import MixtureOfExperts
+from hccp_jax.models.pair_model import PairModel
 from hccp_jax.numerics import normalize
 
 
@@ -44,7 +45,7 @@ class UserSide(NamedTuple):
     offsets: jax.Array
 
 
-class ThreeTower(nn.Module):
+class ThreeTower(PairModel):
     """Towers and heads; every method of the class is pure under `apply`.
 
     Attributes:
@@ -87,7 +88,7 @@ class ThreeTower(nn.Module):
         offsets = jnp.einsum("uth,th->ut", mixed, self.user_offset) + self.bias
         return UserSide(normalize(vectors) if self.config.normalize else vectors, offsets)
 
-    def item_vectors(self, items: dict) -> jax.Array:
+    def item_side(self, items: dict) -> jax.Array:
         """[..., d] float32: one vector an item, shared by the heads; can be computed for a whole catalogue."""
         hidden = nn.relu(self.item_hidden(self.embeddings.items(items)))
         vectors = self.item_output(hidden).astype(jnp.float32)
@@ -117,9 +118,13 @@ class ThreeTower(nn.Module):
         crossed = jnp.moveaxis(scores, -1, 1) * self.cross_weight[:, None] if not isinstance(scores, float) else 0.0
         return dots, dots * self.dot_weight[:, None] + crossed + users.offsets[:, :, None]
 
-    def __call__(
+    def pair_logits(self, users: UserSide, items: jax.Array, cross: jax.Array | None) -> jax.Array:
+        """[U, T, K] final logits."""
+        return self.pair_scores(users, items, cross)[1]
+
+    def everything(
         self, user: dict, history: dict, history_mask: jax.Array, items: dict, cross: jax.Array | None
     ) -> tuple:
-        """Everything a loss needs: user vectors, item vectors, dot products, final logits."""
-        users, vectors = self.user_side(user, history, history_mask), self.item_vectors(items)
+        """All that HCCP's loss needs: user vectors, item vectors, dot products, final logits."""
+        users, vectors = self.user_side(user, history, history_mask), self.item_side(items)
         return users.vectors, vectors, *self.pair_scores(users, vectors, cross)

@@ -458,7 +458,7 @@ def test_heads_are_the_logits_and_can_be_had_from_parts(case):
 
     @jax.jit
     def parts(parameters, batch):
-        vectors = made.method.item_vectors(parameters, batch.items)
+        vectors = made.method.item_side(parameters, batch.items)
         return made.method.pair_scores(parameters, made.method.user_side(parameters, batch), vectors, batch.cross)
 
     for name, scores in parts(made.parameters, batch).items():

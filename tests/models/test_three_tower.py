@@ -72,7 +72,7 @@ def draw_parameters(tower, batch, seed=1):
     return jax.tree.map(lambda leaf: (0.5 * rng.normal(size=leaf.shape)).astype(np.float32), shapes)
 
 
-def apply(tower, parameters, *args, method=None):
+def apply(tower, parameters, *args, method=ThreeTower.everything):
     return tower.apply({"params": parameters}, *args, method=method)
 
 
@@ -178,7 +178,7 @@ def test_item_vectors_of_a_whole_catalogue_serve_every_request(made):
     batch = batch.replace(items={name: table[ids] for name, table in catalogue.items()})
     *_, dots, logits = apply(tower, parameters, *inputs(batch))
     users = apply(tower, parameters, *inputs(batch)[:3], method=ThreeTower.user_side)
-    vectors = apply(tower, parameters, catalogue, method=ThreeTower.item_vectors)
+    vectors = apply(tower, parameters, catalogue, method=ThreeTower.item_side)
     found = apply(tower, parameters, users, vectors[ids], batch.cross, method=ThreeTower.pair_scores)
     np.testing.assert_allclose(found[0], dots, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(found[1], logits, rtol=1e-6, atol=1e-6)

@@ -1,0 +1,47 @@
+"""What every architecture offers: a user side, an item side that can be computed ahead, and what joins the two."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+
+class PairModel(nn.Module):
+    """Base of the architectures.
+
+    A subclass defines the three parts below; the forward pass is nothing but their composition, so that serving with
+    item sides computed ahead gives the same scores.
+    """
+
+    def user_side(self, user: dict, history: dict, history_mask: jax.Array) -> Any:
+        """What runs once per request: a pytree with leading axis U.
+
+        Args:
+            user: features of users, each [U, ...].
+            history: features of past items, each [U, H, ...].
+            history_mask: [U, H] bool.
+        """
+        raise NotImplementedError
+
+    def item_side(self, items: dict) -> Any:
+        """What depends on the item alone: a pytree with the leading axes of `items["id"]`."""
+        raise NotImplementedError
+
+    def pair_logits(self, users: Any, items: Any, cross: jax.Array | None) -> jax.Array:
+        """What runs per candidate.
+
+        Args:
+            users: the user side of U requests.
+            items: the item side with leading axes [U, K], or [K] for candidates that all users share.
+            cross: [U, K, F] float32 user-times-item features, or None.
+
+        Returns:
+            [U, T, K] float32 logits, T being the tasks, or 1 for a model with one score.
+        """
+        raise NotImplementedError
+
+    def __call__(
+        self, user: dict, history: dict, history_mask: jax.Array, items: dict, cross: jax.Array | None
+    ) -> jax.Array:
+        """[U, T, K] float32 logits of a batch."""
+        return self.pair_logits(self.user_side(user, history, history_mask), self.item_side(items), cross)
