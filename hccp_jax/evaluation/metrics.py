@@ -7,6 +7,8 @@ of the downstream ranker.
 * NDCG@K: binary relevance R, discount 1 / log2(1 + position), ideal = R first (HCCP 4.1.2).
 * MAP@K: sum over positions i <= K with an item of R of precision(i), over min(K, |R|), so that 1 can be reached on
   short lists (HCCP divides by K).
+* reverse@K: the share of the pairs of R that the model orders against the ranker (SDCL's reverse rate, there over all
+  that entered ranking); an equal pair counts one half.
 * T@K: the true click mass of T over the largest mass that K candidates can hold. It has no sampling noise of clicks.
 
 A request whose denominator is zero (no feedback, no candidate, no mass) is not valid: left out of means, and counted.
@@ -29,6 +31,9 @@ _Tree = TypeVar("_Tree")
 
 IN_SCENARIO = {"click": "ISH", "purchase": "ISPH"}
 ALL_SCENARIO = {"click": "ASH", "purchase": "ASPH"}
+
+
+REVERSE = 256  # largest K of reverse@K
 
 
 class PerRequest(NamedTuple):
@@ -101,6 +106,26 @@ def _agreement(top: jax.Array, candidates: CandidateSet, cutoffs: tuple[int, ...
     return metrics
 
 
+def _reverse(scores: jax.Array, candidates: CandidateSet, cutoffs: tuple[int, ...]) -> dict[str, PerRequest]:
+    """Discordant pairs among the ranker's K best, K squared of them: for cutoffs up to `REVERSE`."""
+    slots = candidates.mask.shape[1]
+    rank = jnp.where(candidates.mask, candidates.ranker_rank, slots)
+    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)  # ranked last
+    rows = jnp.arange(len(rank))[:, None]
+    slot_of = jnp.full_like(rank, -1).at[rows, rank].set(jnp.arange(slots, dtype=rank.dtype)[None], mode="drop")
+    metrics = {}
+    for k in cutoffs:
+        if k > REVERSE:
+            continue
+        slot = slot_of[:, :k]
+        score, real = _take(scores, jnp.maximum(slot, 0)), slot >= 0
+        better, worse = score[:, :, None], score[:, None, :]
+        pairs = real[:, :, None] & real[:, None, :] & jnp.triu(jnp.ones((slot.shape[1],) * 2, bool), 1)
+        wrong = jnp.where(pairs, (better < worse) + 0.5 * (better == worse), 0.0)
+        metrics[f"reverse@{k}"] = _ratio(wrong.sum(axis=(1, 2)), pairs.sum(axis=(1, 2)))
+    return metrics
+
+
 def _true_mass(top: jax.Array, candidates: CandidateSet, cutoffs: tuple[int, ...]) -> dict[str, PerRequest]:
     if candidates.truth is None:
         return {}
@@ -126,6 +151,7 @@ def candidate_metrics(scores: jax.Array, candidates: CandidateSet, cutoffs: tupl
     return {
         **_hit_rates(top, candidates, cutoffs),
         **_agreement(top, candidates, cutoffs),
+        **_reverse(scores, candidates, cutoffs),
         **_true_mass(top, candidates, cutoffs),
     }
 
