@@ -144,7 +144,7 @@ def test_the_curve_is_the_metric_at_many_cutoffs(seed):
 def test_only_what_is_known_is_reported():
     requests = draw_candidates(0, (3, 7)).replace(truth=None)
     requests = requests.replace(in_scenario={"click": requests.in_scenario["click"]}, all_scenario={})
-    assert candidate_metrics(draw_scores(0, (3, 7)), requests, (5,)).keys() == {"ISH@5", "NDCG@5", "MAP@5"}
+    assert candidate_metrics(draw_scores(0, (3, 7)), requests, (5,)).keys() == {"ISH@5", "NDCG@5", "MAP@5", "reverse@5"}
 
 
 def test_a_request_without_feedback_is_left_out_and_counted():
