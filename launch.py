@@ -90,7 +90,7 @@ def _run(arguments: Sequence[str], console: Console) -> None:
 
     from experiments import report, trials
     from experiments.progress import reporter
-    from hccp_jax.training.loop import Placement
+    from hccp_jax.training.program import Placement
 
     name = experiment.name + (f"-{config.digest(settings)[:8]}" if changed else "")
     out = Path(given["out"] or Path("runs") / name)

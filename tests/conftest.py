@@ -11,6 +11,9 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
+# half the compile time of programs that run once or twice; `fully_optimized` is for tests of what a program needs
+jax.config.update("jax_disable_most_optimizations", True)
+
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
@@ -33,3 +36,11 @@ def small_world():
         items=600, users=80, candidates=160, ranked=40, rerank=20, clusters=16, categories=8, frequency_requests=128
     )
     return open_world(config), config, SamplingConfig()
+
+
+@pytest.fixture
+def fully_optimized():
+    """Programs as users get them."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)

@@ -1,7 +1,7 @@
 """Where training batches come from: fresh simulated requests, or rows of a stored log in a keyed order."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -49,3 +49,27 @@ def log_chunk(log: RequestBatch, size: int) -> Callable[[Sequence[int], int, int
         return jax.tree.map(lambda leaf: leaf[rows], log)
 
     return chunk
+
+
+def record(source: Source, seed: int, steps: int, block: int) -> RequestBatch:
+    """The stored requests of the first `steps` batches of a seed, as one log of NumPy leaves [steps * B, ...].
+
+    Args:
+        source: where they come from.
+        seed: of the stream.
+        steps: how many batches.
+        block: how many are asked for at a time; must divide `steps`.
+    """
+    parts = [jax.tree.map(lambda leaf: leaf[0], source.chunk([seed], first, block)) for first in range(0, steps, block)]
+    return jax.tree.map(lambda *leaves: np.concatenate([leaf.reshape(-1, *leaf.shape[2:]) for leaf in leaves]), *parts)
+
+
+def replay(source: Source, logs: dict[int, RequestBatch], size: int) -> Source:
+    """The source with recorded logs in place of its chunks: step s of a seed is rows s B to (s + 1) B of its log."""
+
+    def chunk(seeds: Sequence[int], first: int, steps: int) -> RequestBatch:
+        rows = slice(first * size, (first + steps) * size)
+        parts = [jax.tree.map(lambda leaf: leaf[rows].reshape(steps, size, *leaf.shape[1:]), logs[s]) for s in seeds]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
+
+    return replace(source, chunk=chunk)

@@ -35,6 +35,12 @@ class Method(NamedTuple):
         needs: what the data must have: "cross", "history", "ranked", "preranked", "pool" or "teacher".
         route: (heads, hyper, real candidates [U, K]) -> heads; for a system whose last score of a candidate depends on
             the other candidates, such as two models in series.
+        serve: (parameters, hyper, user side, item side [U, K], cross, real candidates [U, K]) -> [U, K]; how a server
+            computes the final score where that is cheaper than `pair_scores` and `route`, else None. `hyper` holds
+            Python numbers: shapes may depend on them.
+        objectives: (parameters, hyper, batch, key, progress, axis) -> [G] global losses that add up to `loss`, where
+            their gradients are combined otherwise than by their sum; else None.
+        combine: how; "sum", "pcgrad" or "cagrad".
     """
 
     init: Callable[[jax.Array, RequestBatch], Parameters]
@@ -46,6 +52,9 @@ class Method(NamedTuple):
     pair_scores: Callable[..., Heads]
     needs: frozenset[str] = frozenset()
     route: Callable[[Heads, Any, jax.Array], Heads] = _unrouted
+    serve: Callable[..., jax.Array] | None = None
+    objectives: Callable[..., jax.Array] | None = None
+    combine: str = "sum"
 
 
 class Scorer(NamedTuple):

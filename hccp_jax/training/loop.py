@@ -19,9 +19,8 @@ from hccp_jax.errors import UserError
 from hccp_jax.methods.base import Method
 from hccp_jax.training.checkpoints import Checkpoints, as_tree, to_host, to_state
 from hccp_jax.training.logbook import Logbook
-from hccp_jax.training.parallel import wrap
-from hccp_jax.training.state import TrainState, initial_state
-from hccp_jax.training.step import train_chunk
+from hccp_jax.training.program import Placement, Program
+from hccp_jax.training.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -48,15 +47,6 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Where a population runs: wrapper, devices of the data axis, devices of the population axis."""
-
-    kind: str = "single"
-    devices: int = 1
-    population: int = 1
-
-
-@dataclass(frozen=True)
 class Member:
     """One run of a population: its name for messages, its numbers, its seed and its directory."""
 
@@ -68,10 +58,18 @@ class Member:
 
 @dataclass(frozen=True)
 class Trained:
-    """What training leaves: the states to evaluate (leaves [M, ...]) and the step each of them is of."""
+    """What training leaves.
+
+    Attributes:
+        states: to evaluate, leaves [M, ...].
+        steps: the step that each of them is of.
+        requests_per_second: of one member on one device, from the median chunk, so that compilation is not in it; NaN
+            where nothing was left to train.
+    """
 
     states: TrainState
     steps: list[int]
+    requests_per_second: float
 
 
 Report = Callable[[int, dict[str, float]], None]
@@ -87,6 +85,7 @@ def train(
     report: Report,
     warn: Callable[[str], None],
     validate: Validate | None = None,
+    program: Program | None = None,
 ) -> Trained:
     """Train a population of runs that differ in seed and traced numbers only.
 
@@ -103,6 +102,7 @@ def train(
         report: called with (step, means over members) after each chunk.
         warn: called with one line.
         validate: states -> [M] numbers, larger is better; used every `config.validate_every` updates.
+        program: of the same method, featurisation and placement, to compile nothing again; None makes one.
 
     Returns:
         The last states, or the best ones by validation.
@@ -113,7 +113,8 @@ def train(
     seeds = sorted({member.seed for member in members})
     # shapes only; a chunk like all others, so that no other program is compiled for it
     sample = jax.tree.map(lambda leaf: leaf[0, 0], source.chunk(seeds, 0, config.chunk_steps))
-    run = _Run(method, source, members, config, placement, seeds, sample)
+    program = program or Program(method, source.featurise, placement)
+    run = _Run(program, source, members, config, placement, seeds, sample)
     books = [Checkpoints(member.directory / "checkpoints") for member in members]
     logs: list[Logbook] = []
     try:
@@ -126,11 +127,11 @@ def train(
         for book in books:
             book.wait()
         if not config.validate_every or validate is None:
-            return Trained(states, [config.steps] * len(members))
+            return Trained(states, [config.steps] * len(members), run.requests_per_second)
         best = [book.best_step or 0 for book in books]
         like = run.blank()
         trees = [book.load(step, like) for book, step in zip(books, best, strict=True)]
-        return Trained(to_state(_stack(trees)), best)
+        return Trained(to_state(_stack(trees)), best, run.requests_per_second)
     finally:
         for log in logs:
             log.close()
@@ -145,27 +146,21 @@ def _stack(trees: Sequence[dict[str, Any]]) -> dict[str, Any]:
 class _Run:
     """The pieces of one call of `train`."""
 
-    def __init__(self, method, source, members, config, placement, seeds, sample) -> None:
+    def __init__(self, program, source, members, config, placement, seeds, sample) -> None:
         self.source, self.members, self.config = source, members, config
         self.seeds, self.placement = seeds, placement
         if config.batch % placement.devices:
             raise UserError(f"train.batch={config.batch}: expected a multiple of the {placement.devices} devices")
-        chunk = partial(train_chunk, method, source.featurise)
-        self.wrapped = wrap(chunk, placement.kind, placement.devices, placement.population)
+        self.wrapped, self.start = program.wrapped, program.start
         # members fill the population axis; the last one stands in for the empty places
         self.places = -(-len(members) // self.wrapped.population) * self.wrapped.population
         filled = list(members) + [members[-1]] * (self.places - len(members))
         self.hypers = jax.tree.map(lambda *x: jnp.stack([jnp.float32(v) for v in x]), *(m.hyper for m in filled))
         self.streams = jnp.array([seeds.index(m.seed) for m in filled], jnp.int32)
         keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-
-        def start(keys: jax.Array, batch: Any, catalogue: Any) -> TrainState:
-            # mapped: vmapped, the random draws compile for twice as long
-            return jax.lax.map(lambda key: initial_state(method, key, source.featurise(batch, catalogue)), keys)
-
         one_request = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), sample)
-        self.start = jax.jit(start)
         self.arguments = (keys, one_request, source.catalogue)
+        self.requests_per_second = float("nan")
 
     def blank(self) -> dict[str, Any]:
         """A tree of one member's shapes and dtypes."""
@@ -209,11 +204,14 @@ class _Run:
         config, size, catalogue = self.config, self.config.chunk_steps, self.source.catalogue
         total = jnp.float32(config.steps)
         started, done = time.monotonic(), 0
+        seconds: list[float] = []
         with closing(self.batches(first)) as chunks:
             for step, batches in zip(range(first, config.steps, size), chunks, strict=True):
+                begun = time.monotonic()
                 states, metrics = self.wrapped.run(states, self.hypers, self.streams, batches, catalogue, total)
                 end = step + size
                 values = {name: np.asarray(leaf)[: len(self.members)] for name, leaf in metrics.items()}
+                seconds.append(time.monotonic() - begun)
                 self._refuse_not_finite(values, step, states, books)
                 for index, log in enumerate(logs):
                     log.write(end, {name: float(leaf[index].mean()) for name, leaf in values.items()})
@@ -221,6 +219,11 @@ class _Run:
                 mean = {name: float(leaf.mean()) for name, leaf in values.items()}
                 report(end, mean | {"requests_per_second": done / (time.monotonic() - started)})
                 self._keep(states, end, books, validate)
+        if seconds:
+            # members run one after the other on each device of the population axis
+            in_turn = self.places // self.wrapped.population
+            work = size * config.batch / self.placement.devices * in_turn
+            self.requests_per_second = work / float(np.median(seconds))
         return to_state(self.own(states))
 
     def batches(self, first: int) -> Generator[Any, None, None]:

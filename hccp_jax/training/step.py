@@ -16,6 +16,7 @@ from hccp_jax.collectives import Axis, pmean
 from hccp_jax.data.catalogue import Catalogue
 from hccp_jax.data.requests import RequestBatch
 from hccp_jax.methods.base import Method
+from hccp_jax.training.gradients import cagrad, group_gradients, pcgrad
 from hccp_jax.training.state import TrainState, optimizer
 
 Featurise = Callable[[RequestBatch, Catalogue], RequestBatch]
@@ -45,8 +46,12 @@ def train_step(
     def loss(parameters: Any) -> tuple[jax.Array, Metrics]:
         return method.loss(parameters, hyper, batch, key, progress, axis)
 
-    (value, terms), gradients = jax.value_and_grad(loss, has_aux=True)(state.parameters)
-    gradients = pmean(gradients, axis)
+    if method.objectives is None:
+        (value, terms), gradients = jax.value_and_grad(loss, has_aux=True)(state.parameters)
+        gradients = pmean(gradients, axis)
+    else:
+        value, terms = loss(state.parameters)
+        gradients = _combined(method, state.parameters, hyper, batch, key, progress, axis)
     updates, moments = optimizer(hyper.learning_rate).update(gradients, state.moments, state.parameters)
     norm = optax.tree.norm(gradients)
     alive = state.alive & jnp.isfinite(value) & jnp.isfinite(norm)
@@ -55,6 +60,24 @@ def train_step(
         lambda new, old: jnp.where(alive, new, old), changed, (state.parameters, state.moments, state.step)
     )
     return TrainState(step, parameters, moments, state.key, alive), {"loss": value, "gradient_norm": norm, **terms}
+
+
+def _combined(
+    method: Method, parameters: Any, hyper: Any, batch: RequestBatch, key: jax.Array, progress: jax.Array, axis: Axis
+) -> Any:
+    """The gradients of a method's objectives in one, by gradient surgery, at the scale of their sum."""
+    objectives = method.objectives
+    assert objectives is not None
+    stack = group_gradients(lambda p: objectives(p, hyper, batch, key, progress, axis), parameters)
+    stack = pmean(stack, axis)
+    if method.combine == "pcgrad":
+        mean = pcgrad(stack, jax.random.fold_in(key, 1))
+    elif method.combine == "cagrad":
+        mean = cagrad(stack)
+    else:
+        raise ValueError(f"combine={method.combine!r}: expected pcgrad or cagrad")
+    groups = len(jax.tree.leaves(stack)[0])
+    return jax.tree.map(lambda leaf: groups * leaf, mean)
 
 
 def train_chunk(

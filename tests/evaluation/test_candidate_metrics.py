@@ -40,9 +40,7 @@ def oracle(scores, requests, row, k):
     # comparisons on a device take subnormal numbers for 0
     score = [-math.inf if math.isnan(x) else x * (abs(x) > 1e-38) for x in np.asarray(scores)[row].tolist()]
     best = sorted(relevant, key=lambda slot: ranker[slot])
-    wrong = [
-        (score[a] < score[b]) + 0.5 * (score[a] == score[b]) for i, a in enumerate(best) for b in best[i + 1 :]
-    ]
+    wrong = [(score[a] < score[b]) + 0.5 * (score[a] == score[b]) for i, a in enumerate(best) for b in best[i + 1 :]]
     found[f"reverse@{k}"] = sum(wrong) / len(wrong) if wrong else None
     truth = requests.truth[row].tolist()
     most = sum(sorted((truth[slot] for slot in ranked), reverse=True)[:k])

@@ -9,15 +9,9 @@ import pytest
 from jax.test_util import check_grads
 
 from hccp_jax.errors import UserError
-from hccp_jax.losses.gates import (
-    fscd_complexity,
-    fscd_keep_gate,
-    fscd_penalty,
-    hard_concrete_expected_gate,
-    hard_concrete_gate,
-    hard_concrete_l0,
-)
+from hccp_jax.losses.gates import fscd_complexity, fscd_penalty, hard_concrete_l0
 from hccp_jax.losses.reduction import no_reduction
+from hccp_jax.models.gates import fscd_keep_gate, hard_concrete_expected_gate, hard_concrete_gate
 
 GRID = (np.arange(100_000) + 0.5) / 100_000  # a draw from every part of (0, 1)
 

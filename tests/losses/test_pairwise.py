@@ -195,6 +195,7 @@ def test_infinite_labels_are_the_best_and_the_worst(long):
     )
 
 
+@pytest.mark.usefixtures("fully_optimized")
 def test_memory_grows_with_the_list_and_not_with_its_square():
     def temporary(loss, size):
         step = jax.jit(jax.value_and_grad(lambda s, y: loss(s, y, reduce_fn=sum_valid)))

@@ -286,6 +286,7 @@ def test_inside_shard_map_with_shared_margins(power, levels, patches):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), slopes, expected)
 
 
+@pytest.mark.usefixtures("fully_optimized")
 def test_memory():
     lists, size = 8, 2000
     x = jax.ShapeDtypeStruct((lists, size), jnp.float32)

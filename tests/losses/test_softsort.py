@@ -288,6 +288,7 @@ def test_inside_shard_map_with_a_shared_temperature(kw):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), slopes, alone[1])
 
 
+@pytest.mark.usefixtures("fully_optimized")
 @pytest.mark.parametrize(("lists", "size", "mebibytes"), [(64, 500, 10), (8, 2000, 5)])
 def test_memory(lists, size, mebibytes):
     x = jax.ShapeDtypeStruct((lists, size), jnp.float32)

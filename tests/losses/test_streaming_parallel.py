@@ -155,6 +155,7 @@ def test_on_emulated_devices(block):
     close([x.reshape(-1, *x.shape[2:]) / 2 for x in found], [*alone])
 
 
+@pytest.mark.usefixtures("fully_optimized")
 def test_memory_is_of_a_block():
     def temporary(loss, columns, block):
         arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in [(256, 32), (columns, 32), (256,)]]
