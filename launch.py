@@ -23,7 +23,7 @@ from rich.console import Console
 from hccp_jax import config
 from hccp_jax.errors import UserError
 
-EXPERIMENTS = ("quickstart", "hccp_ladder", "kuairand")
+EXPERIMENTS = ("quickstart", "hccp_ladder", "systems", "kuairand")
 
 
 def _load(name: str):

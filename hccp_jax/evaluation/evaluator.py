@@ -115,7 +115,7 @@ class Evaluator:
         Returns:
             One result a member. AUC is that of the click head on the impressions.
         """
-        score = _spread(partial(self._member, method), shards)
+        score = _spread(partial(member_scores, method, self.featurise), shards)
         members = len(jax.tree.leaves(hypers)[0])
         rankings = []
         for first in range(0, members, shards):
@@ -145,25 +145,6 @@ class Evaluator:
 
         return _spread(one, shards)
 
-    def _member(
-        self, method: Method, parameters: Any, hyper: Any, data: EvaluationSet, catalogue: Catalogue
-    ) -> tuple[jax.Array, jax.Array]:
-        """Served scores and click logits [blocks, U, P] of one member.
-
-        Item sides are computed once for the whole catalogue, as at serving time.
-        """
-        everything = catalogue.items | {"id": jnp.arange(len(next(iter(catalogue.items.values()))), dtype=jnp.int32)}
-        items = method.item_side(parameters, everything)
-
-        def block(part: EvaluationSet) -> tuple[jax.Array, jax.Array]:
-            batch = self.featurise(part.requests, catalogue)
-            users = method.user_side(parameters, batch)
-            own = jax.tree.map(lambda leaf: leaf[part.requests.items["id"]], items)
-            heads = method.route(method.pair_scores(parameters, users, own, batch.cross), hyper, batch.mask)
-            return method.served(heads, hyper), heads["click"]
-
-        return jax.lax.map(block, data)
-
     def _result(self, raw: _Raw) -> Result:
         """Sum the blocks on the host.
 
@@ -185,6 +166,26 @@ class Evaluator:
         metrics["AUC"] = exposures.auc(raw.exposed_scores, candidates.in_scenario["click"], shown)
         curves = {name: value(jax.tree.map(lambda leaf: np.sum(leaf, axis=0), t)) for name, t in raw.curves.items()}
         return Result(metrics, left_out, per_request, curves)
+
+
+def member_scores(
+    method: Method, featurise: Featurise, parameters: Any, hyper: Any, data: EvaluationSet, catalogue: Catalogue
+) -> tuple[jax.Array, jax.Array]:
+    """Served scores and click logits [blocks, U, P] of one member.
+
+    Item sides are computed once for the whole catalogue, as at serving time.
+    """
+    everything = catalogue.items | {"id": jnp.arange(len(next(iter(catalogue.items.values()))), dtype=jnp.int32)}
+    items = method.item_side(parameters, everything)
+
+    def block(part: EvaluationSet) -> tuple[jax.Array, jax.Array]:
+        batch = featurise(part.requests, catalogue)
+        users = method.user_side(parameters, batch)
+        own = jax.tree.map(lambda leaf: leaf[part.requests.items["id"]], items)
+        heads = method.route(method.pair_scores(parameters, users, own, batch.cross), hyper, batch.mask)
+        return method.served(heads, hyper), heads["click"]
+
+    return jax.lax.map(block, data)
 
 
 def _spread(one: Callable[..., Any], shards: int) -> Callable[..., Any]:
