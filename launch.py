@@ -23,7 +23,7 @@ from rich.console import Console
 from hccp_jax import config
 from hccp_jax.errors import UserError
 
-EXPERIMENTS = ("quickstart", "hccp_ladder", "systems", "kuairand")
+EXPERIMENTS = ("quickstart", "hccp_ladder", "systems", "kuairand", "systems_kuairand")
 
 
 def _load(name: str):
@@ -37,7 +37,7 @@ def _list(console: Console) -> None:
         experiment = _load(name)
         minutes = f"about {experiment.minutes:g} min"
         console.print(
-            f"{name:14}{minutes:>14}  {experiment.title}: {experiment.table}. {experiment.paper}", soft_wrap=True
+            f"{name:17}{minutes:>14}  {experiment.title}: {experiment.table}. {experiment.paper}", soft_wrap=True
         )
 
 

@@ -47,15 +47,21 @@ DATA = (
 
 
 @dataclass(frozen=True)
-class KuaiRandSettings(KuaiRandConfig):
-    """Everything that decides the numbers of the experiment."""
+class KuaiRandRun(KuaiRandConfig):
+    """What all experiments on KuaiRand share."""
 
     data_dir: str = field("", "directory with the KuaiRand-Pure files, gzipped or not")
     cutoffs: tuple[int, ...] = field((20, 100, 500), "K of the whole-catalogue view", at_least=1)
+    train: TrainConfig = TrainConfig()
+
+
+@dataclass(frozen=True)
+class KuaiRandSettings(KuaiRandRun):
+    """Everything that decides the numbers of the experiment."""
+
     model: ModelConfig = ModelConfig()
     negatives: NegativesConfig = NegativesConfig(in_batch_rate=1.0)
     hyper: HyperConfig = HyperConfig(learning_rate=1e-3, log_q=1.0)
-    train: TrainConfig = TrainConfig()
 
 
 def featurise(batch: RequestBatch, catalogue: Catalogue) -> RequestBatch:
@@ -78,18 +84,18 @@ def _run_group(context: Context, trials: list[Trial]) -> None:
     context.say(data.describe())
     catalogue = with_frequency(jax.tree.map(jnp.asarray, data.catalogue), data.item_exposures)
     lists = ExposedLists(data.test, catalogue, featurise)
-    view = _whole_catalogue(data, catalogue, settings, "test")
+    view = whole_catalogue(data, catalogue, settings, "test")
     for trial in trials:
         if trial.row.reference:
-            metrics, curves = _reference(data, lists, view, trial.row.name)
+            metrics, curves = reference(data, lists, view, trial.row.name)
             save_result(context.experiment, trial, metrics, served="its own score", curves=curves)
     trained = [trial for trial in trials if not trial.row.reference]
     if trained:
         _train(context, settings, data, catalogue, trained, lists, view)
 
 
-def _whole_catalogue(
-    data: KuaiRand, catalogue: Catalogue, settings: KuaiRandSettings, period: str, every: int = 1
+def whole_catalogue(
+    data: KuaiRand, catalogue: Catalogue, settings: KuaiRandRun, period: str, every: int = 1
 ) -> WholeCatalogue:
     """The whole-catalogue view of a period for every so-manyth user."""
     found = jax.tree.map(lambda leaf: leaf[::every], replace(data.views[period], popularity={}))
@@ -100,21 +106,21 @@ def _whole_catalogue(
     return WholeCatalogue(users, catalogue, with_items, featurise, settings.cutoffs, octile)
 
 
-def _reference(data: KuaiRand, lists: ExposedLists, view: WholeCatalogue, name: str) -> tuple[dict, dict]:
+def reference(data: KuaiRand, lists: ExposedLists, view: WholeCatalogue, name: str) -> tuple[dict, dict]:
     """Metrics of a floor in both views, and its recall curves."""
     tasks = tuple(data.test.labels)
     if name == "random":
         draw = np.random.default_rng(0).random(data.test.mask.shape)
         found = view.random()
-        return lists.measure(dict.fromkeys(tasks, draw), probabilistic=False) | found.metrics, _curves(found)
+        return lists.measure(dict.fromkeys(tasks, draw), probabilistic=False) | found.metrics, curves_of(found)
     score = np.asarray(data.views["test"].popularity[name])
     exposed = score[data.test.items["id"]]
     listed = lists.measure(dict.fromkeys(tasks, exposed), probabilistic=False)
     found = view.scores(dict.fromkeys(tasks, jnp.asarray(score)))
-    return listed | found.metrics, _curves(found)
+    return listed | found.metrics, curves_of(found)
 
 
-def _curves(found: Ranked) -> dict[str, dict]:
+def curves_of(found: Ranked) -> dict[str, dict]:
     """Recall over K of the whole catalogue, for the picture."""
     return {
         f"{task.replace('_', ' ')} recall": {"cutoffs": list(CURVE), "values": values}
@@ -146,25 +152,30 @@ def _train(
     placement = replace(context.placement, population=min(context.placement.population, len(trials)))
     report = context.report(f"{len(trials)} trials", settings.train.steps)
     held_out = ExposedLists(data.validation, catalogue, featurise)
-    validate = partial(_validate, method, held_out, _whole_catalogue(data, catalogue, settings, "validation", every=4))
+    hypers = jax.tree.map(lambda *x: jnp.array(x, jnp.float32), *(trial.settings.hyper for trial in trials))
+    validate = partial(
+        _validate, method, hypers, held_out, whole_catalogue(data, catalogue, settings, "validation", every=4)
+    )
     trained = train(method, source, members, settings.train, placement, report, context.warn, validate)
     exposed = lists.population(method, trained.states.parameters)
-    everything = view.population(method, trained.states.parameters)
+    everything = view.population(method, trained.states.parameters, hypers)
     for trial, step, first, second in zip(trials, trained.steps, exposed, everything, strict=True):
         metrics, epochs = first | second.metrics, source.epochs(step)
         more: dict[str, Any] = {
             "epochs": epochs,
             "step": step,
             "served": "each task by its own head",
-            "curves": _curves(second),
+            "curves": curves_of(second),
         }
         save_result(context.experiment, trial, metrics, None, **more)
 
 
-def _validate(method: Method, lists: ExposedLists, view: WholeCatalogue, states: TrainState) -> np.ndarray:
+def _validate(
+    method: Method, hypers: HyperConfig, lists: ExposedLists, view: WholeCatalogue, states: TrainState
+) -> np.ndarray:
     """What a row's best step is chosen by, on the validation day: click AUC plus long-view recall, one a view."""
     exposed = lists.population(method, states.parameters)
-    everything = view.population(method, states.parameters)
+    everything = view.population(method, states.parameters, hypers)
     pairs = zip(exposed, everything, strict=True)
     k = sorted(view.cutoffs)[len(view.cutoffs) // 2]
     return np.array([first["click/AUC"] + second.metrics[f"long_view/recall@{k}"] for first, second in pairs])

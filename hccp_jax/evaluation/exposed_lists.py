@@ -44,26 +44,30 @@ class ExposedLists:
                 found[f"{task}/log_loss"] = exposures.log_loss(logits[task], label, exposed)
         return found
 
-    def population(self, method: Method, parameters: Any) -> list[dict[str, float]]:
-        """Metrics of members with parameters [M, ...]; each task by its own head."""
+    def measurer(self, method: Method) -> Callable[[Any], dict[str, float]]:
+        """A function parameters -> metrics of one member, each task by its own head; compiled once."""
         run = jax.jit(partial(_heads, method, self.featurise))
         total = len(self.requests.mask)
         # the last block begins earlier rather than being shorter: one program, no padding
         starts = [min(start, max(total - BLOCK, 0)) for start in range(0, total, BLOCK)]
         blocks = [jax.tree.map(lambda leaf, s=start: leaf[s : s + BLOCK], self.requests) for start in starts]
-        outputs = [jax.device_get(run(parameters, block, self.catalogue)) for block in blocks]
-        found = []
-        for member in range(len(jax.tree.leaves(parameters)[0])):
-            logits = {}
-            for head in outputs[0]:
-                scores = np.empty(self.requests.mask.shape, np.float32)
-                for start, output in zip(starts, outputs, strict=True):
-                    scores[start : start + BLOCK] = output[head][member]
-                logits[head] = scores
-            found.append(self.measure(logits))
-        return found
+
+        def measure(parameters: Any) -> dict[str, float]:
+            logits: dict[str, np.ndarray] = {}
+            for start, block in zip(starts, blocks, strict=True):
+                for head, found in jax.device_get(run(parameters, block, self.catalogue)).items():
+                    scores = logits.setdefault(head, np.empty(self.requests.mask.shape, np.float32))
+                    scores[start : start + BLOCK] = found
+            return self.measure(logits)
+
+        return measure
+
+    def population(self, method: Method, parameters: Any) -> list[dict[str, float]]:
+        """Metrics of members with parameters [M, ...]; each task by its own head."""
+        measure = self.measurer(method)
+        members = range(len(jax.tree.leaves(parameters)[0]))
+        return [measure(jax.tree.map(lambda leaf, m=member: leaf[m], parameters)) for member in members]
 
 
 def _heads(method: Method, featurise: Any, parameters: Any, block: RequestBatch, catalogue: Catalogue) -> Any:
-    batch = featurise(block, catalogue)
-    return jax.lax.map(lambda own: method.heads(own, batch), parameters)
+    return method.heads(parameters, featurise(block, catalogue))

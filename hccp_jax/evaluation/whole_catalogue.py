@@ -55,14 +55,14 @@ class Ranked(NamedTuple):
 
 
 CURVE = log_cutoffs(1000, 25)
-Score = Callable[[RequestBatch], dict[str, jax.Array]]
+Score = Callable[[Users], dict[str, jax.Array]]
 
 
 def _ranks(users: Users, score: Score) -> dict[str, jax.Array]:
     """Task -> [blocks, BLOCK, Q] int32 ranks of the positives among the items not seen."""
 
     def block(part: Users) -> dict[str, jax.Array]:
-        scores = score(part.requests)
+        scores = score(part)
         items = part.seen.shape[-1]
         ties = hashing.hash_bits("tie", part.requests.user["id"][:, None], jnp.arange(items))
         return {task: ranks_of(scores[task], ~part.seen, ties, ids, ids > 0) for task, ids in part.positives.items()}
@@ -121,8 +121,8 @@ class WholeCatalogue:
     def scores(self, per_task: dict[str, jax.Array]) -> Ranked:
         """Evaluate a ranking that is the same for every user: task -> [items] scores."""
 
-        def score(requests: RequestBatch) -> dict[str, jax.Array]:
-            rows = len(requests.user["id"])
+        def score(part: Users) -> dict[str, jax.Array]:
+            rows = len(part.requests.user["id"])
             return {task: jnp.broadcast_to(s, (rows, len(s))) for task, s in per_task.items()}
 
         return self._finish(jax.jit(lambda users: _ranks(users, score))(self.users))
@@ -130,32 +130,40 @@ class WholeCatalogue:
     def random(self) -> Ranked:
         """Evaluate a random ranking."""
 
-        def score(requests: RequestBatch) -> dict[str, jax.Array]:
+        def score(part: Users) -> dict[str, jax.Array]:
             items = self.users.seen.shape[-1]
-            draw = hashing.uniform("random row", requests.user["id"][:, None], jnp.arange(items))
+            draw = hashing.uniform("random row", part.requests.user["id"][:, None], jnp.arange(items))
             return dict.fromkeys(self.users.positives, draw)
 
         return self._finish(jax.jit(lambda users: _ranks(users, score))(self.users))
 
-    def population(self, method: Method, parameters: Any) -> list[Ranked]:
-        """Evaluate members with parameters [M, ...]; each task is ranked by its own head."""
+    def ranker(self, method: Method) -> Callable[[Any, Any], Ranked]:
+        """A function (parameters, hyper) -> metrics of one member, each task by its own head; compiled once."""
         run = jax.jit(partial(self._member, method))
+        return lambda parameters, hyper: self._finish(run(parameters, hyper, self.users, self.catalogue))
+
+    def population(self, method: Method, parameters: Any, hypers: Any) -> list[Ranked]:
+        """Evaluate members with parameters and hypers [M, ...]; each task is ranked by its own head."""
+        rank = self.ranker(method)
         found = []
         for member in range(len(jax.tree.leaves(parameters)[0])):
-            own = jax.tree.map(lambda leaf, m=member: leaf[m], parameters)
-            found.append(self._finish(run(own, self.users, self.catalogue)))
+            own, hyper = jax.tree.map(lambda leaf, m=member: leaf[m], (parameters, hypers))
+            found.append(rank(own, hyper))
         return found
 
-    def _member(self, method: Method, parameters: Any, users: Users, catalogue: Catalogue) -> dict[str, jax.Array]:
-        """Item sides once for the catalogue, user vectors and cross features once a block."""
+    def _member(
+        self, method: Method, parameters: Any, hyper: Any, users: Users, catalogue: Catalogue
+    ) -> dict[str, jax.Array]:
+        """Item sides once for the catalogue, user sides and cross features once a block."""
         ids = jnp.arange(users.seen.shape[-1], dtype=jnp.int32)
         one = jax.tree.map(lambda leaf: leaf[0, :1], users.requests)
         items = {name: leaf[0] for name, leaf in self.featurise(self.with_items(one, ids), catalogue).items.items()}
         sides = method.item_side(parameters, items)
 
-        def score(requests: RequestBatch) -> dict[str, jax.Array]:
-            batch = self.featurise(self.with_items(requests, ids), catalogue)
-            return method.pair_scores(parameters, method.user_side(parameters, batch), sides, batch.cross)
+        def score(part: Users) -> dict[str, jax.Array]:
+            batch = self.featurise(self.with_items(part.requests, ids), catalogue)
+            heads = method.pair_scores(parameters, method.user_side(parameters, batch), sides, batch.cross)
+            return method.route(heads, hyper, ~part.seen)
 
         return _ranks(users, score)
 

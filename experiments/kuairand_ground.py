@@ -1,0 +1,161 @@
+"""The real logs of KuaiRand-Pure as the data of a table of systems."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.kuairand import KuaiRandRun, curves_of, featurise, whole_catalogue
+from experiments.systems_run import Measured
+from experiments.systems_settings import TeacherConfig, TuneConfig
+from experiments.trials import Context
+from hccp_jax.config import field
+from hccp_jax.data.catalogue import Catalogue, with_frequency
+from hccp_jax.data.kuairand_dataset import KuaiRand, load, with_items
+from hccp_jax.data.requests import RequestBatch, Stage
+from hccp_jax.data.source import Source, log_chunk
+from hccp_jax.evaluation.exposed_lists import ExposedLists
+from hccp_jax.evaluation.whole_catalogue import Ranked, WholeCatalogue
+from hccp_jax.methods.base import Method
+from hccp_jax.methods.hccp import Layout
+from hccp_jax.methods.pointwise import PointwiseHyper
+from hccp_jax.methods.registry import SYSTEMS, HyperConfigs, SystemConfig, build
+from hccp_jax.training.loop import Member, train
+from hccp_jax.training.program import Placement
+from hccp_jax.training.teacher import calibrate, head_logits, write_teacher
+
+TUNING_SEED, TEACHER_SEED = 1000, 1001
+SERVED = 1000
+
+
+@dataclass(frozen=True)
+class KuaiRandSystemsSettings(KuaiRandRun):
+    """Everything that decides the numbers of the table on KuaiRand."""
+
+    system: str = field("hccp", "which system; the rows of the table set it", choices=tuple(SYSTEMS))
+    models: SystemConfig = SystemConfig()
+    hyper: HyperConfigs = HyperConfigs()
+    tune: TuneConfig = TuneConfig()
+    teacher: TeacherConfig = TeacherConfig()
+
+
+@dataclass
+class KuaiRandGround:
+    """See `systems_run.Ground`.
+
+    Attributes:
+        settings: of the table.
+        data: the prepared logs.
+        catalogue: on the device.
+        source: the training log, with the teacher in it.
+    """
+
+    settings: KuaiRandSystemsSettings
+    data: KuaiRand
+    catalogue: Catalogue
+    source: Source
+    tuning_seed: int = TUNING_SEED
+    has: frozenset[str] = frozenset({"cross", "history", "ranked", "preranked", "pool", "teacher"})
+
+    @property
+    def layout(self) -> Layout:
+        """Impressions first, then the simulated ranking stage."""
+        return Layout(self.settings.exposed, self.settings.exposed + self.settings.ranked)
+
+    @property
+    def task(self) -> str:
+        """What tuning compares."""
+        return "click AUC plus whole-catalogue long-view recall of a quarter of the users, on the validation day"
+
+    @cached_property
+    def lists(self) -> ExposedLists:
+        """Exposed lists of the test days."""
+        return ExposedLists(self.data.test, self.catalogue, featurise)
+
+    @cached_property
+    def view(self) -> WholeCatalogue:
+        """The whole catalogue in the test days."""
+        return whole_catalogue(self.data, self.catalogue, self.settings, "test")
+
+    def judge(self, method: Method) -> "KuaiRandJudge":
+        """An evaluator of this method."""
+        return KuaiRandJudge(self, method)
+
+    def request(self) -> tuple[RequestBatch, dict[str, jax.Array]]:
+        """The first test user, with the first `SERVED` videos."""
+        one = jax.tree.map(lambda leaf: leaf[0, :1], self.view.users.requests)
+        everything = jnp.arange(self.view.users.seen.shape[-1], dtype=jnp.int32)
+        items = featurise(with_items(one, everything), self.catalogue).items
+        batch = featurise(with_items(one, everything[1 : SERVED + 1]), self.catalogue)
+        return batch, jax.tree.map(lambda leaf: leaf[0], items)
+
+
+class KuaiRandJudge:
+    """See `systems_run.Judge`."""
+
+    def __init__(self, ground: KuaiRandGround, method: Method) -> None:
+        data, catalogue = ground.data, ground.catalogue
+        self.ground = ground
+        self.listed: Callable[[Any], dict[str, float]] = ground.lists.measurer(method)
+        self.ranked: Callable[[Any, Any], Ranked] = ground.view.ranker(method)
+        held_out = whole_catalogue(data, catalogue, ground.settings, "validation", every=4)
+        self.listed_before = ExposedLists(data.validation, catalogue, featurise).measurer(method)
+        self.ranked_before = held_out.ranker(method)
+        self.middle = sorted(ground.settings.cutoffs)[len(ground.settings.cutoffs) // 2]
+
+    def validate(self, parameters: Any, hyper: Any) -> float:
+        """Click AUC plus long-view recall, so that neither view is favoured."""
+        hyper = jax.tree.map(jnp.float32, hyper)
+        recall = self.ranked_before(parameters, hyper).metrics[f"long_view/recall@{self.middle}"]
+        return self.listed_before(parameters)["click/AUC"] + recall
+
+    def measure(self, parameters: Any, hyper: Any) -> Measured:
+        """Both views."""
+        found = self.ranked(parameters, jax.tree.map(jnp.float32, hyper))
+        more = {"curves": curves_of(found), "served": "each task by its own head, or by the one that a system has"}
+        return Measured(self.listed(parameters) | found.metrics, None, more)
+
+
+def open_ground(context: Context, settings: KuaiRandSystemsSettings, out: Path) -> KuaiRandGround:
+    """Read the logs and write the teacher into the training log.
+
+    Raises:
+        UserError: if the files are missing or damaged.
+    """
+    data = load(Path(settings.data_dir), settings)
+    context.say(data.describe())
+    catalogue = with_frequency(jax.tree.map(jnp.asarray, data.catalogue), data.item_exposures)
+    size = settings.train.batch
+
+    def source(log: RequestBatch) -> Source:
+        chunk = log_chunk(log, size)
+        return Source(data.spec, catalogue, featurise, chunk, len(log.mask) / size, data.item_exposures)
+
+    layout = Layout(settings.exposed, settings.exposed + settings.ranked)
+    method = build("din", data.spec, settings.models, layout, frozenset({"history"}))
+    config = replace(
+        settings.train,
+        steps=settings.teacher.steps or settings.train.steps,
+        chunk=settings.train.chunk_steps,
+        validate_every=0,
+    )
+    hyper = PointwiseHyper(learning_rate=settings.teacher.learning_rate)
+    member = Member("the teacher", hyper, TEACHER_SEED, out / "teacher")
+    report = context.report("the teacher", config.steps)
+    plain = source(data.train)
+    trained = train(method, plain, [member], config, Placement("single"), report, context.warn)
+    parameters = jax.tree.map(lambda leaf: leaf[0], trained.states.parameters)
+    # calibrated on the validation day, written where the ranking stage would have scored
+    before = head_logits(method, parameters, featurise, catalogue, data.validation, data.validation.mask.shape[1])
+    shown: Any = data.validation.stage == Stage.EXPOSED
+    labels: Any = data.validation.labels
+    calibrations = {task: calibrate(before[task], labels[task], shown) for task in data.spec.tasks}
+    logits = head_logits(method, parameters, featurise, catalogue, data.train, layout.sequence)
+    stage: Any = data.train.stage
+    ranked: np.ndarray = (stage == Stage.EXPOSED) | (stage == Stage.RANKED)
+    return KuaiRandGround(settings, data, catalogue, source(write_teacher(data.train, logits, calibrations, ranked)))
