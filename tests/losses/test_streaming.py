@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
-from hccp_jax.losses import streaming
+from hccp_jax.losses import column_blocks
 from hccp_jax.losses.contrastive import info_nce
 from hccp_jax.losses.pairs import Pairs, row_counts
 from hccp_jax.losses.pairwise import bpr, triplet
@@ -53,8 +53,8 @@ def test_equals_loops_over_pairs(size, block, fields, seed):
 
 @pytest.mark.parametrize(("limit", "columns"), [(6 << 20, 300), (0, 300), (0, 257)])  # at once; 100 a block; a rest
 def test_size_decides_between_one_block_and_several(monkeypatch, limit, columns):
-    monkeypatch.setattr(streaming, "MATERIALIZE_BYTES", limit)
-    monkeypatch.setattr(streaming, "BLOCK_SCORES", 1)
+    monkeypatch.setattr(column_blocks, "MATERIALIZE_BYTES", limit)
+    monkeypatch.setattr(column_blocks, "BLOCK_SCORES", 1)
     arrays, pairs = draw(1, 4, columns)
     weights, kept = np.ones((4, 3), np.float32), counts_of(pairs, 4, columns)
     found = jax.jit(jax.grad(partial(weighted, block=None), argnums=(0, 1, 2, 3), has_aux=True))

@@ -77,7 +77,7 @@ def test_training_is_unchanged(small_world, monkeypatch, in_batch, streamed):
         expected, expected_parameters = trained(case, in_batch)
     assert expected[-8:].mean() < 0.95 * expected[:8].mean()
     if streamed:  # 8 columns at a time
-        monkeypatch.setattr(streaming, "_block", lambda *_: 8)
+        monkeypatch.setattr(streaming, "block_size", lambda *_: 8)
     losses, parameters = trained(case, in_batch)
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     assert_trees_close(parameters, expected_parameters, 1e-5)
