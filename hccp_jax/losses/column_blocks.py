@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from hccp_jax.losses.pairs import Pairs
 
-MATERIALIZE_BYTES = 2 << 20
+MATERIALIZE_BYTES = 4 << 20
 """Scores of no more bytes than this are made at once: they stay in a cache, and nothing is made twice."""
 
 BLOCK_SCORES = 1 << 18

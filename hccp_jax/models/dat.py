@@ -5,9 +5,8 @@ its own tower, and the adaptive-mimic loss (a kernel in `losses`) draws it towar
 positive pairs, so that a tower sees something of the other side before the dot product. These vectors are looked up,
 never drawn: the widely copied re-implementation that draws them at random in each forward pass is another model.
 
-Deviations: two ReLU layers (the paper has 256/128/32), and by default the paper's plain score <p_u, p_v> is scaled and
-shifted by learned scalars. Outputs of a ReLU are not negative, so the plain score of unit vectors lies in [0, 1], and
-its sigmoid cannot fall below one half.
+Deviations: a ReLU layer and a linear one (the paper has 256/128/32, all ReLU), and by default the paper's plain score
+<p_u, p_v> is scaled and shifted by learned scalars: of unit vectors it lies in [-1, 1].
 """
 
 from dataclasses import dataclass
@@ -91,6 +90,9 @@ class DualAugmentedTower(PairModel):
 
 
 def _unit_vector(fields: list[jax.Array], hidden: nn.Dense, output: nn.Dense) -> jax.Array:
-    """ReLU layers, the last one included, then L2 normalisation; a row whose output units are all off stays zero."""
+    """A ReLU layer and a linear one, then L2 normalisation.
+
+    The paper's last layer is ReLU too, and a tower can die of it: with all its output units off, nothing reaches it.
+    """
     x = jnp.concatenate([field.astype(hidden.dtype) for field in fields], axis=-1)
-    return normalize(nn.relu(output(nn.relu(hidden(x)))))
+    return normalize(output(nn.relu(hidden(x))))

@@ -48,7 +48,11 @@ class LightSE(nn.Module):
 
 
 class IntTower(PairModel):
-    """z = sum over user layers l and user heads h of max over item heads m of <U_l[h], V[m]>, plus a bias.
+    """z = mean over user layers l and user heads h of max over item heads m of <U_l[h], V[m]> / sqrt(w), plus a bias.
+
+    The paper has the sum of plain products. As all maxima are positive at the start, its first logits are in the tens,
+    from where the log-loss does not find back in short training; with a constant factor it is the same family of
+    functions.
 
     Cross features are not used. Parameters do not depend on `config.only_layer`: train with all layers and serve the
     same parameters with one.
@@ -90,7 +94,8 @@ class IntTower(PairModel):
         layers = users if only < 0 else users[:, only : only + 1]
         equation = "ulhw,ukmw->uklhm" if items.ndim == 4 else "ulhw,kmw->uklhm"
         products = jnp.einsum(equation, layers, items, preferred_element_type=jnp.float32)
-        return (jnp.sum(jnp.max(products, axis=-1), axis=(-2, -1)) + self.bias)[:, None]
+        products = products / self.config.head_width**0.5
+        return (jnp.mean(jnp.max(products, axis=-1), axis=(-2, -1)) + self.bias)[:, None]
 
     def everything(
         self, user: dict, history: dict, history_mask: jax.Array, items: dict, cross: jax.Array | None

@@ -179,6 +179,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(finished, tmp_path):
     assert all((out / log).read_bytes() == (straight / log).read_bytes() for log in logs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["mesh", "pmap"])
 def test_devices_share_a_batch_and_change_nothing_but_rounding(finished, tmp_path, parallel):
     out = tmp_path / "run"

@@ -63,31 +63,45 @@ def method_of(made, name: str):
     return build(system, made.spec, static, made.layout, EVERYTHING), numbers(system, HyperConfigs())
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_two_devices_have_the_loss_and_the_gradient_of_one(world, name):
+def halved(batch):
+    return jax.tree.map(lambda leaf: leaf.reshape(2, ROWS // 2, *leaf.shape[1:]), batch)
+
+
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if name != "copr"])
+def test_two_devices_have_the_loss_of_one(world, name):
+    """Not COPR-style, which draws from the chunks of each device's own requests."""
     made, batch = world
     method, hyper = method_of(made, name)
     parameters = drawn(method, batch)
-    key, progress = jax.random.key(3), jnp.float32(0.5)
 
-    def step(batch, axis):
+    def loss(batch, axis):
+        return method.loss(parameters, hyper, batch, jax.random.key(3), jnp.float32(0.5), axis)[0]
+
+    alone = jax.jit(lambda b: loss(b, None))(batch)
+    assert jnp.isfinite(alone)
+    shared = jax.jit(jax.vmap(lambda b: loss(b, "devices"), axis_name="devices"))(halved(batch))
+    np.testing.assert_allclose(shared, jnp.broadcast_to(alone, 2), rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CASES if name != "copr"])
+def test_two_devices_have_the_gradient_of_one(world, name):
+    made, batch = world
+    method, hyper = method_of(made, name)
+    parameters = drawn(method, batch)
+
+    def slope(batch, axis):
         def loss(parameters):
-            return method.loss(parameters, hyper, batch, key, progress, axis)
+            return method.loss(parameters, hyper, batch, jax.random.key(3), jnp.float32(0.5), axis)
 
-        (value, terms), slope = jax.value_and_grad(loss, has_aux=True)(parameters)
-        return value, terms, slope if axis is None else jax.lax.pmean(slope, axis)
+        terms, found = jax.grad(loss, has_aux=True)(parameters)[::-1]
+        return terms, found if axis is None else jax.lax.pmean(found, axis)
 
-    value, terms, slope = jax.jit(lambda b: step(b, None))(batch)
-    assert jnp.isfinite(value)
-    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((terms, slope)))
-    halves = jax.tree.map(lambda leaf: leaf.reshape(2, ROWS // 2, *leaf.shape[1:]), batch)
-    # COPR draws from each device's chunks: a device has a key of its own rows
-    if name == "copr":
-        return
-    shared = jax.jit(jax.vmap(lambda b: step(b, "devices"), axis_name="devices"))(halves)
-    np.testing.assert_allclose(shared[0], jnp.broadcast_to(value, 2), rtol=1e-5)
+    terms, alone = jax.jit(lambda b: slope(b, None))(batch)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((terms, alone)))
+    _, shared = jax.jit(jax.vmap(lambda b: slope(b, "devices"), axis_name="devices"))(halved(batch))
     for half in range(2):
-        assert_gradients_close(jax.tree.map(lambda leaf, h=half: leaf[h], shared[2]), slope)
+        assert_gradients_close(jax.tree.map(lambda leaf, h=half: leaf[h], shared), alone)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -110,7 +124,7 @@ def test_sides_computed_ahead_serve_the_same_scores_and_padding_changes_none(wor
     assert set(made.spec.tasks) <= set(heads)
     for task, score in heads.items():
         scale = np.abs(score).max()
-        np.testing.assert_allclose(score, split[task], atol=1e-6 * max(scale, 1.0), err_msg=task)
+        np.testing.assert_allclose(score, split[task], atol=3e-6 * max(scale, 1.0), err_msg=task)
     assert served.shape == batch.mask.shape
     assert jnp.isfinite(jnp.where(batch.mask, served, 0.0)).all()
     # one list more of padding: the last ten slots of every request hold other items
@@ -126,7 +140,12 @@ def test_sides_computed_ahead_serve_the_same_scores_and_padding_changes_none(wor
         np.testing.assert_allclose(score[:, ~hidden], heads[task][:, ~hidden], rtol=1e-5, atol=1e-6, err_msg=task)
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = ("hccp", "sdcl", "ranktower", "croloss")  # the others are learned by heart in the slow tests
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES]
+)
 def test_a_few_requests_can_be_learned_by_heart(world, name):
     """Clicked items come to lead, by their AUC against all items of the lists, further than before training."""
     made, batch = world

@@ -56,15 +56,15 @@ def towers(p, batch, row, slot):
 
 
 def definition(p, batch, row, slot, layers=(0, 1, 2)):
-    """Sum over layers and user heads of the largest inner product, head by head, plus the bias."""
+    """Mean over layers and user heads of the largest inner product over sqrt(w), head by head, plus the bias."""
     states, _, item = towers(p, batch, row, slot)
     theirs = layer(p["item_part"], item).reshape(CONFIG.item_heads, CONFIG.head_width)
-    z = float(p["bias"])
+    largest = []
     for index in layers:
         own = layer(p[f"user_parts_{index}"], states[index]).reshape(CONFIG.user_heads, CONFIG.head_width)
         for u in own:
-            z += max(u @ v for v in theirs)
-    return z
+            largest.append(max(u @ v for v in theirs))
+    return np.mean(largest) / CONFIG.head_width**0.5 + float(p["bias"])
 
 
 def test_forward_pass_is_the_definition(made):
