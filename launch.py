@@ -41,7 +41,7 @@ def _list(console: Console) -> None:
         )
 
 
-def _start_jax(cache: str | None, devices: int) -> int:
+def _start_jax(cache: str | None, devices: int, smoke: bool) -> int:
     """Settle JAX's configuration before its backend starts; returns the devices left to spread trials over."""
     import jax
 
@@ -57,6 +57,8 @@ def _start_jax(cache: str | None, devices: int) -> int:
             raise UserError(f"cache_dir={directory}: cannot be written ({error.strerror})") from None
         jax.config.update("jax_compilation_cache_dir", str(directory))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if smoke:  # half the compile time, which is most of it
+        jax.config.update("jax_disable_most_optimizations", True)
     if len(jax.devices()) < devices:
         raise UserError(f"devices={devices}: only {len(jax.devices())} of {jax.default_backend()} are there")
     return len(jax.devices()) if devices == 1 else 1
@@ -86,7 +88,7 @@ def _run(arguments: Sequence[str], console: Console) -> None:
     settings = config.override(experiment.settings, changed)
     if settings.train.batch % given["devices"]:
         raise UserError(f"train.batch={settings.train.batch}: expected a multiple of the {given['devices']} devices")
-    spread = _start_jax(given["cache_dir"], given["devices"])
+    spread = _start_jax(given["cache_dir"], given["devices"], given["smoke"])
 
     from experiments import report, trials
     from experiments.progress import reporter

@@ -128,16 +128,17 @@ class RankTower(PairModel):
 
     def pair_logits(self, users: Side, items: Side, cross: jax.Array | None) -> jax.Array:
         """[U, 1, K] logits."""
-        users = jax.tree.map(lambda x: x[:, None], users)  # [U, 1, H_u, .] against [U, K, H_i, .] or [K, H_i, .]
-        asking = self.user_norm(users.heads + self.user_attended(_gated_attention(users, items)))  # Eq 3
-        asked = self.item_norm(items.heads + self.item_attended(_gated_attention(items, users)))  # Eq 4
-        cosines = jnp.einsum("ukpw,ukqw->ukpq", normalize(asking), normalize(asked))
-        best = jnp.max(cosines, axis=-1)
+        if items.heads.ndim == 3:  # one set of candidates for all users
+            items = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (len(users.heads), *x.shape)), items)
+        # Eq 7, both ways: users p, items q; products with a user's side are of plain matrices, one a user
+        width = jnp.sqrt(float(self.config.attention))
+        of_users = nn.softmax(jnp.einsum("upw,ukqw->ukpq", users.query, items.key) / width, axis=-1)
+        of_items = nn.softmax(jnp.einsum("ukqw,upw->ukqp", items.query, users.key) / width, axis=-1)
+        # Eq 6: U * (A V)
+        seen = users.gate[:, None] * jnp.einsum("ukpq,ukqw->ukpw", of_users, items.value)
+        told = items.gate * jnp.einsum("ukqp,upw->ukqw", of_items, users.value)
+        asking = self.user_norm(users.heads[:, None] + self.user_attended(seen))  # Eq 3
+        asked = self.item_norm(items.heads + self.item_attended(told))  # Eq 4
+        best = jnp.max(jnp.einsum("ukpw,ukqw->ukpq", normalize(asking), normalize(asked)), axis=-1)
         total = jnp.mean(best, axis=-1) if self.config.mean_over_heads else jnp.sum(best, axis=-1)
         return (total * jnp.exp(-self.log_temperature))[:, None]  # Eq 8
-
-
-def _gated_attention(asking: Side, asked: Side) -> jax.Array:
-    """U * (A V) of Eq 6 before W_o, A = softmax(Q K^T / sqrt(d)) of Eq 7; leading axes broadcast."""
-    scores = jnp.einsum("...qw,...kw->...qk", asking.query, asked.key) / jnp.sqrt(float(asking.query.shape[-1]))
-    return asking.gate * jnp.einsum("...qk,...kw->...qw", nn.softmax(scores, axis=-1), asked.value)

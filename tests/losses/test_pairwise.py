@@ -195,6 +195,7 @@ def test_infinite_labels_are_the_best_and_the_worst(long):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fully_optimized")
 def test_memory_grows_with_the_list_and_not_with_its_square():
     def temporary(loss, size):

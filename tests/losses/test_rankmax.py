@@ -79,8 +79,10 @@ def test_the_matrix_oracle_is_the_loops(power):
 
 @pytest.mark.parametrize(
     ("power", "levels", "size"),
-    [(None, None, SMALL), (None, None, 300), (None, None, 700), (0, LEVELS, 300), (0, LEVELS, 700), (1, LEVELS, 300),
-     (1, LEVELS, 700), (1, 6, SMALL + 1), (0, None, 300), (1, None, 300), (1, None, 700), (2, LEVELS, 300)],
+    [(None, None, SMALL), (0, LEVELS, 300), (1, LEVELS, 300), (1, 6, SMALL + 1), (2, LEVELS, 300),
+     *(pytest.param(*long, marks=pytest.mark.slow)
+       for long in [(None, None, 300), (None, None, 700), (0, LEVELS, 700), (1, LEVELS, 700), (0, None, 300),
+                    (1, None, 300), (1, None, 700)])],
 )  # fmt: skip
 def test_any_length_margin_and_form(power, levels, size):
     """Fast with levels and power 0 or 1, streamed otherwise."""
@@ -104,7 +106,7 @@ def test_ties_and_hinges_that_just_begin(power, levels, patches):
 
 
 @forms
-@pytest.mark.parametrize("size", [40, 300])
+@pytest.mark.parametrize("size", [40, pytest.param(300, marks=pytest.mark.slow)])
 def test_outliers_cost_no_accuracy(power, levels, size):
     scores, labels, mask = drawn(size, seed=3)
     scores[:, 5], scores[:, 17] = 1e3, -1e4
@@ -286,6 +288,7 @@ def test_inside_shard_map_with_shared_margins(power, levels, patches):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), slopes, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fully_optimized")
 def test_memory():
     lists, size = 8, 2000

@@ -146,6 +146,7 @@ def test_constants_have_no_slope_and_forward_mode_is_refused():
         jax.jvp(of_x, (rows["x"],), (rows["x"],))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fully_optimized")
 def test_no_square_in_memory():
     def temporary(size, block):

@@ -181,6 +181,7 @@ def test_leading_axes_vmap_and_bfloat16():
     close([g.astype(jnp.float32) for g in found[1]], list(rounded[1]), rtol=3e-2, atol=3e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fully_optimized")
 def test_no_copy_of_the_vectors_is_made():
     shapes = [(16, 5), (16, 60), (16, 5, 256), (16, 60, 256)]

@@ -74,8 +74,9 @@ def check(run, batch, temperature=1.0, label_temperature=0.05, mode="literal", p
 
 @pytest.mark.parametrize(
     ("size", "items", "levels"),
-    [(SMALL + 1, 4, 4), (300, 2, 2), (300, 4, 4), (300, 6, 6), (700, 4, 4), (300, 3, 7), (300, 1, 1), (300, 4, None),
-     (700, 6, None)],
+    [(SMALL + 1, 4, 4), (300, 3, 7), (300, 4, None),
+     *(pytest.param(*long, marks=pytest.mark.slow)
+       for long in [(300, 2, 2), (300, 4, 4), (300, 6, 6), (700, 4, 4), (300, 1, 1), (700, 6, None)])],
 )  # fmt: skip
 def test_levels_at_any_length_and_temperature(size, items, levels):
     """Fast with levels, and streamed without."""
@@ -88,8 +89,9 @@ def test_levels_at_any_length_and_temperature(size, items, levels):
 
 @pytest.mark.parametrize(
     ("mode", "power", "size"),
-    [("teacher", 1, 300), ("teacher", 1, 700), ("teacher", 2, 300), ("block", 1, 300), ("block", 2, 300),
-     ("literal", 2, 300)],
+    [("teacher", 1, 300), ("block", 2, 300),
+     *(pytest.param(*long, marks=pytest.mark.slow)
+       for long in [("teacher", 1, 700), ("teacher", 2, 300), ("block", 1, 300), ("literal", 2, 300)])],
 )  # fmt: skip
 def test_other_modes_at_any_temperature(mode, power, size):
     run = compiled(mode=mode, power=power)
@@ -288,6 +290,7 @@ def test_inside_shard_map_with_a_shared_temperature(kw):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), slopes, alone[1])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fully_optimized")
 @pytest.mark.parametrize(("lists", "size", "mebibytes"), [(64, 500, 10), (8, 2000, 5)])
 def test_memory(lists, size, mebibytes):

@@ -110,7 +110,7 @@ def of_device(pairs, rows, axis):
 
 
 @pytest.mark.parametrize("block", [0, 5])
-@pytest.mark.parametrize("gather", [True, False])
+@pytest.mark.parametrize("gather", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_rows_of_eight_devices(block, gather):
     """The columns are gathered from the devices, or every device holds them all."""
     size, columns = 8, 24
@@ -155,6 +155,7 @@ def test_on_emulated_devices(block):
     close([x.reshape(-1, *x.shape[2:]) / 2 for x in found], [*alone])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fully_optimized")
 def test_memory_is_of_a_block():
     def temporary(loss, columns, block):
