@@ -37,6 +37,7 @@ SERVED = 1000
 class KuaiRandSystemsSettings(KuaiRandRun):
     """Everything that decides the numbers of the table on KuaiRand."""
 
+    view_users: int = field(2000, "users of the whole-catalogue view, evenly chosen; 0: all", at_least=0)
     system: str = field("hccp", "which system; the rows of the table set it", choices=tuple(SYSTEMS))
     models: SystemConfig = SystemConfig()
     hyper: HyperConfigs = HyperConfigs()
@@ -70,7 +71,8 @@ class KuaiRandGround:
     @property
     def task(self) -> str:
         """What tuning compares."""
-        return "click AUC plus whole-catalogue long-view recall of a quarter of the users, on the validation day"
+        users = self.settings.view_users // 2
+        return f"click AUC plus whole-catalogue long-view recall of {users} users, on the validation day"
 
     @cached_property
     def lists(self) -> ExposedLists:
@@ -80,7 +82,12 @@ class KuaiRandGround:
     @cached_property
     def view(self) -> WholeCatalogue:
         """The whole catalogue in the test days."""
-        return whole_catalogue(self.data, self.catalogue, self.settings, "test")
+        return self.view_of("test", self.settings.view_users)
+
+    def view_of(self, period: str, users: int) -> WholeCatalogue:
+        """The whole catalogue in a period, for about so many users."""
+        every = max(1, len(self.data.views[period].seen) // users) if users else 1
+        return whole_catalogue(self.data, self.catalogue, self.settings, period, every)
 
     def judge(self, method: Method) -> "KuaiRandJudge":
         """An evaluator of this method."""
@@ -103,7 +110,7 @@ class KuaiRandJudge:
         self.ground = ground
         self.listed: Callable[[Any], dict[str, float]] = ground.lists.measurer(method)
         self.ranked: Callable[[Any, Any], Ranked] = ground.view.ranker(method)
-        held_out = whole_catalogue(data, catalogue, ground.settings, "validation", every=4)
+        held_out = ground.view_of("validation", ground.settings.view_users // 2)
         self.listed_before = ExposedLists(data.validation, catalogue, featurise).measurer(method)
         self.ranked_before = held_out.ranker(method)
         self.middle = sorted(ground.settings.cutoffs)[len(ground.settings.cutoffs) // 2]

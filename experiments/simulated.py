@@ -13,7 +13,7 @@ from experiments.trials import Context, Trial, groups, save_result
 from hccp_jax.cascade import logs
 from hccp_jax.cascade.logs import STREAMS, open_world
 from hccp_jax.cascade.source import featurise, fresh_source, logged_source
-from hccp_jax.cascade.world import World
+from hccp_jax.cascade.world import World, WorldConfig
 from hccp_jax.data.source import Source
 from hccp_jax.errors import UserError
 from hccp_jax.evaluation.evaluator import Evaluator, Result
@@ -33,7 +33,8 @@ def run(context: Context) -> None:
     """Train and evaluate the pending trials, one population for each set that shares a program."""
     populations = groups(context.trials)
     for trials in populations:
-        _check(trials[0].settings)
+        settings: SimulatedSettings = trials[0].settings
+        check_world(settings.world, settings.sampling, settings.train)
     for trials in populations:
         _run_group(context, trials)
 
@@ -66,17 +67,15 @@ def _references(
     return evaluator
 
 
-def _check(settings: SimulatedSettings) -> None:
+def check_world(world: WorldConfig, sampling: logs.SamplingConfig, train: TrainConfig) -> None:
     """Refuse what no field alone can see."""
-    world = settings.world
     if world.ranked >= world.candidates:
         raise UserError(f"world.ranked={world.ranked}: expected fewer than world.candidates={world.candidates}")
     if not world.exposed <= world.rerank <= world.ranked:
         raise UserError(f"world.rerank={world.rerank}: expected {world.exposed} (exposed) to {world.ranked} (ranked)")
-    if world.exposed > settings.sampling.sequence:
-        raise UserError(f"sampling.sequence={settings.sampling.sequence}: expected at least {world.exposed} (exposed)")
-    settings.sampling.chunks(world.ranked)
-    train = settings.train
+    if world.exposed > sampling.sequence:
+        raise UserError(f"sampling.sequence={sampling.sequence}: expected at least {world.exposed} (exposed)")
+    sampling.chunks(world.ranked)
     if train.steps * train.batch > logs.MAX_REQUESTS:
         raise UserError(f"train.steps={train.steps}: expected at most {logs.MAX_REQUESTS // train.batch} fresh batches")
 

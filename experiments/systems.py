@@ -15,13 +15,13 @@ from experiments.experiment import Claim, Column, Experiment, Row
 from experiments.hccp_ladder import LABELS
 from experiments.quickstart import REFERENCES, SMOKE
 from experiments.settings import EvaluateConfig
-from experiments.simulated import DATA
+from experiments.simulated import DATA, check_world
 from experiments.simulated_ground import open_ground
 from experiments.systems_run import run_rows
 from experiments.systems_settings import SystemsSettings
 from experiments.trials import Context, save_result
 from hccp_jax.evaluation.simulated import references
-from hccp_jax.methods import croloss, sdcl
+from hccp_jax.methods import croloss, hap, sdcl
 from hccp_jax.methods.hccp import ROWS
 from hccp_jax.training.loop import TrainConfig
 
@@ -45,8 +45,8 @@ def _croloss(name: str, label: str) -> Row:
     return Row(f"croloss_{name}", label, _within("croloss", "croloss", changes["hyper"]) | static)
 
 
-def _hap(name: str, label: str, numbers: dict, combine: str = "sum") -> Row:
-    return Row(name, label, _within("hap", "hap", numbers) | {"models.hap_gradients.combine": combine})
+def _hap(name: str, label: str, row: str, combine: str = "sum") -> Row:
+    return Row(name, label, _within("hap", "hap", hap.ROWS[row]) | {"models.hap_gradients.combine": combine})
 
 
 SYSTEM_ROWS = (
@@ -74,12 +74,12 @@ SYSTEM_ROWS = (
     _croloss("bpr", "retrieval, BPR"),
     _croloss("croloss", "CROLoss"),
     _croloss("croloss_lambda", "CROLoss-lambda"),
-    _hap("hap_mixed", "light model, mixed InfoNCE", {"grouped": 0.0, "light_only": 1.0}),
-    _hap("hap_pcgrad", "light model, PCGrad", {"light_only": 1.0}, "pcgrad"),
-    _hap("hap_cagrad", "light model, CAGrad", {"light_only": 1.0}, "cagrad"),
-    _hap("hap_light", "light model, grouped", {"light_only": 1.0}),
-    _hap("hap_heavy", "heavy model, grouped", {"routed": 1.0}),
-    _hap("hap", "HAP-style", {}),
+    _hap("hap_mixed", "light model, mixed InfoNCE", "mixed"),
+    _hap("hap_pcgrad", "light model, PCGrad", "light_only", "pcgrad"),
+    _hap("hap_cagrad", "light model, CAGrad", "light_only", "cagrad"),
+    _hap("hap_light", "light model, grouped", "light_only"),
+    _hap("hap_heavy", "heavy model, grouped", "heavy_only"),
+    _hap("hap", "HAP-style", "hap"),
 )
 
 COST_COLUMNS = (
@@ -93,6 +93,7 @@ COST_COLUMNS = (
 def run(context: Context) -> None:
     """Train and evaluate the pending trials."""
     settings: SystemsSettings = replace(context.trials[0].settings, system="hccp")
+    check_world(settings.world, settings.sampling, settings.train)
     out = context.trials[0].directory.parent.parent
     trained = [trial for trial in context.trials if not trial.row.reference]
     seeds = sorted({trial.seed for trial in trained}) or [0]

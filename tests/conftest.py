@@ -1,6 +1,10 @@
 """Eight simulated CPU devices, a shared compile cache, and one small world for the whole suite."""
 
+import os
 from pathlib import Path
+
+# one LLVM module a program: the programs of tests are small. To be set before JAX is imported.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_parallel_codegen_split_count=1"
 
 import jax
 import pytest

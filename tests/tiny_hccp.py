@@ -1,6 +1,5 @@
 """A tiny HCCP over a stored log of the small world, shared by tests of methods, training and evaluation."""
 
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -37,15 +36,6 @@ class Tiny(NamedTuple):
     parameters: Any
 
 
-@contextmanager
-def quick_compilation():
-    """Half the compile time; for programs that run a few times only."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 _made: dict = {}
 
 
@@ -53,8 +43,7 @@ def tiny(small_world) -> Tiny:
     """The same objects in every test module of a process."""
     world, config, samples = small_world
     if config not in _made:
-        with quick_compilation():
-            _made[config] = _make(world, config, samples)
+        _made[config] = _make(world, config, samples)
     return _made[config]
 
 

@@ -16,6 +16,7 @@ tables alone, without distillation; that routed candidates stand above all other
 click, whose logit serves every task.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -110,7 +111,26 @@ def hap(spec: FeatureSpec, model: HapConfig, exposed: int, combine: str = "sum")
         final = jnp.where(jnp.asarray(hyper.light_only) > 0, scores[LIGHT_HEAD], final)
         return scores | dict.fromkeys(spec.tasks, final)
 
+    def serve(
+        parameters: Parameters, hyper: HyperConfig, users: Any, items: Any, cross: jax.Array | None, where: jax.Array
+    ) -> jax.Array:
+        """What `route` gives, with the heavy model run on the share of the slots that can be routed, and no others."""
+        light = of.apply(parameters, users, items, method=LightHeavy.light_logits)
+        if hyper.light_only > 0:
+            return light
+        most = min(light.shape[1], math.ceil(hyper.routed * light.shape[1]))
+        if most == light.shape[1]:
+            return route(named(of.pair_logits(parameters, users, items, cross)), hyper, where)[spec.tasks[0]]
+        _, slots = jax.lax.top_k(jnp.where(where, light, -jnp.inf), most)
+        rows = jnp.arange(len(slots))[:, None]
+        own = jax.tree.map(lambda leaf: leaf[rows, slots], items)
+        crossed = None if cross is None else cross[rows, slots]
+        routed = of.apply(parameters, users, own, crossed, method=LightHeavy.heavy_logits)
+        heavy = jnp.full_like(light, jnp.inf).at[rows, slots].set(routed)  # the others are read by nobody
+        return routed_scores(light, heavy, hyper.routed, where)
+
     made = Method(of.init, loss, heads, served, of.user_side, of.item_side, pair_scores, frozenset(needs), route)
+    made = made._replace(serve=serve)
     if combine == "sum":
         return made
     return made._replace(objectives=hap_objectives(spec, model, exposed), combine=combine)
@@ -265,12 +285,12 @@ def routed_scores(light: jax.Array, heavy: jax.Array, routed: jax.Array | float,
     return jnp.where(chosen, heavy, floor - (place - border + 1))
 
 
-# Rows of an ablation, as overrides of the whole; the combiners of gradients come on top of `hap_objectives`.
+# Rows of an ablation, as changes of the numbers; gradient surgery is `combine`.
 ROWS: dict[str, dict[str, float]] = {
-    "cross_entropy": {f"hyper.{name}": 0.0 for name in GROUPS},
-    "cross_entropy_all": {**{f"hyper.{name}": 0.0 for name in GROUPS}, "hyper.unexposed": 1.0},
-    "mixed": {"hyper.grouped": 0.0},
-    "light_only": {"hyper.light_only": 1.0},
-    "heavy_only": {"hyper.routed": 1.0},
+    "cross_entropy": dict.fromkeys(GROUPS, 0.0),
+    "cross_entropy_all": dict.fromkeys(GROUPS, 0.0) | {"unexposed": 1.0},
+    "mixed": {"grouped": 0.0, "light_only": 1.0},
+    "light_only": {"light_only": 1.0},
+    "heavy_only": {"routed": 1.0},
     "hap": {},
 }

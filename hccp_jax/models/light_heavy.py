@@ -181,11 +181,18 @@ class LightHeavy(PairModel):
 
     def pair_logits(self, users: UserSide, items: ItemSide, cross: jax.Array | None) -> jax.Array:
         """[U, 2, K] click logits: the light model's, the heavy model's."""
+        return jnp.stack([self.light_logits(users, items), self.heavy_logits(users, items, cross)], axis=1)
+
+    def light_logits(self, users: UserSide, items: ItemSide) -> jax.Array:
+        """[U, K] logits of the light model alone."""
+        return self.light.logits(users.light, items.light)
+
+    def heavy_logits(self, users: UserSide, items: ItemSide, cross: jax.Array | None) -> jax.Array:
+        """[U, K] logits of the heavy model alone."""
         more = self._attention(users.history, items.heavy)
         if cross is not None and self.uses_cross:
             more = more + self.cross(cross.astype(self.cross.dtype))
-        light = self.light.logits(users.light, items.light)
-        return jnp.stack([light, self.heavy.logits(users.heavy, items.heavy, more)], axis=1)
+        return self.heavy.logits(users.heavy, items.heavy, more)
 
     def _attention(self, history: Attended, items: jax.Array) -> jax.Array:
         """[U, K, w] float32: values weighted by softmax_h(i . key_h / sqrt(d)); zero without history."""

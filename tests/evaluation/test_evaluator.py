@@ -9,7 +9,7 @@ import numpy as np
 import numpy_tower
 import pytest
 from drawn_requests import best_first
-from tiny_hccp import MODEL, quick_compilation, stacked, tiny
+from tiny_hccp import MODEL, stacked, tiny
 
 from hccp_jax.cascade.source import featurise
 from hccp_jax.evaluation.evaluator import EvaluationSet, Evaluator
@@ -24,14 +24,13 @@ HYPERS = [HyperConfig(), HyperConfig(serve_click=0.4, serve_conversion=1.0, serv
 def case(small_world):
     made = tiny(small_world)
     world, config, _ = small_world
-    with quick_compilation():
-        data = evaluation_set(world, config, made.source.frequency, 70)
-        # three members; the last has other parameters
-        other = jax.tree.map(lambda leaf: leaf[::-1], made.parameters)
-        members = jax.tree.map(lambda *x: jnp.stack(x), made.parameters, made.parameters, other)
-        evaluator = Evaluator(data, made.source.catalogue, featurise, CUTOFFS, CURVE, octile_cutoff=20)
-        found = evaluator.population(made.method, members, stacked(HYPERS))
-        shown = evaluator.scores(references(made.source.frequency))
+    data = evaluation_set(world, config, made.source.frequency, 70)
+    # three members; the last has other parameters
+    other = jax.tree.map(lambda leaf: leaf[::-1], made.parameters)
+    members = jax.tree.map(lambda *x: jnp.stack(x), made.parameters, made.parameters, other)
+    evaluator = Evaluator(data, made.source.catalogue, featurise, CUTOFFS, CURVE, octile_cutoff=20)
+    found = evaluator.population(made.method, members, stacked(HYPERS))
+    shown = evaluator.scores(references(made.source.frequency))
     return SimpleNamespace(
         made=made, data=data, members=members, evaluator=evaluator, found=found, references=shown, flat=flat(data)
     )
@@ -44,10 +43,9 @@ def flat(data: EvaluationSet) -> EvaluationSet:
 
 def measured(case, data, parameters=None, hypers=None):
     evaluator = dataclasses.replace(case.evaluator, data=data)
-    with quick_compilation():
-        return evaluator.population(
-            case.made.method, case.members if parameters is None else parameters, stacked(hypers or HYPERS)
-        )
+    return evaluator.population(
+        case.made.method, case.members if parameters is None else parameters, stacked(hypers or HYPERS)
+    )
 
 
 def slow_metrics(scores, flat, k):
@@ -74,8 +72,7 @@ def slow_metrics(scores, flat, k):
 @pytest.fixture(scope="module")
 def logits(case):
     """[members that differ in parameters, requests, heads, P], by the NumPy model."""
-    with quick_compilation():
-        batch = jax.jit(featurise)(case.flat.requests, case.made.source.catalogue)
+    batch = jax.jit(featurise)(case.flat.requests, case.made.source.catalogue)
     each = [jax.tree.map(lambda leaf, i=index: leaf[i], case.members) for index in (0, 2)]
     return [numpy_tower.forward(parameters, MODEL, 3, jax.tree.map(np.asarray, batch))[3] for parameters in each]
 
@@ -128,9 +125,8 @@ def test_curves_pass_through_the_table(case):
 
 def test_shards_change_nothing(case):
     """Three members on two devices: one place is filled."""
-    with quick_compilation():
-        found = case.evaluator.population(case.made.method, case.members, stacked(HYPERS), shards=2)
-        shown = case.evaluator.scores(references(case.made.source.frequency), shards=2)
+    found = case.evaluator.population(case.made.method, case.members, stacked(HYPERS), shards=2)
+    shown = case.evaluator.scores(references(case.made.source.frequency), shards=2)
     assert len(found) == 3
     for one, two in zip(case.found, found, strict=True):
         assert_same(one, two)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from tiny_hccp import quick_compilation, tiny
+from tiny_hccp import tiny
 
 from hccp_jax.cascade import logs
 from hccp_jax.data import hashing
@@ -19,10 +19,9 @@ REQUESTS = 70
 def case(small_world):
     made = tiny(small_world)
     world, config, _ = small_world
-    with quick_compilation():
-        data = evaluation_set(world, config, made.source.frequency, REQUESTS)
-        # the same requests as they were logged
-        held = jax.jit(lambda w: logs.held_out(w, config, logs.request_ids(1, 0, BLOCK)))(world)
+    data = evaluation_set(world, config, made.source.frequency, REQUESTS)
+    # the same requests as they were logged
+    held = jax.jit(lambda w: logs.held_out(w, config, logs.request_ids(1, 0, BLOCK)))(world)
     return SimpleNamespace(made=made, config=config, data=data, held=jax.tree.map(np.asarray, held), flat=flat(data))
 
 
@@ -108,9 +107,8 @@ def test_octiles_share_the_true_mass(case):
 
 def test_streams_have_no_request_in_common(case, small_world):
     world, config, _ = small_world
-    with quick_compilation():
-        validation = flat(evaluation_set(world, config, case.made.source.frequency, BLOCK, "validation"))
-        training = np.asarray(case.made.log.user["request"])
+    validation = flat(evaluation_set(world, config, case.made.source.frequency, BLOCK, "validation"))
+    training = np.asarray(case.made.log.user["request"])
     evaluation = case.flat.requests.user["request"]
     for other in (validation.requests.user["request"], training):
         assert not np.intersect1d(evaluation, other).size

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
-from tiny_hccp import quick_compilation
 
 from hccp_jax.collectives import global_mean
 from hccp_jax.losses.reduction import no_reduction
@@ -31,13 +30,6 @@ every = named(CASES)
 @pytest.fixture(autouse=True)
 def _strict_ranks():
     with jax.numpy_rank_promotion("raise"):
-        yield
-
-
-@pytest.fixture(autouse=True)
-def _quick():
-    """Half the compile time, of programs that run once or twice."""
-    with quick_compilation():
         yield
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_hccp import SIZE, assert_trees_close, assert_trees_equal, drawn, featurised, quick_compilation, tiny
+from tiny_hccp import SIZE, assert_trees_close, assert_trees_equal, drawn, featurised, tiny
 
 from hccp_jax import config
 from hccp_jax.data.requests import Stage
@@ -57,8 +57,7 @@ def case(small_world):
     def evaluate(kernels, hyper, batch=batch):
         if kernels not in compiled:
             compiled[kernels] = jax.jit(jax.value_and_grad(partial(method(kernels).loss, axis=None), has_aux=True))
-        with quick_compilation():
-            found = compiled[kernels](parameters, numbers(hyper), batch, key=jax.random.key(0), progress=0.0)
+        found = compiled[kernels](parameters, numbers(hyper), batch, key=jax.random.key(0), progress=0.0)
         return (*found[0], found[1])
 
     return SimpleNamespace(made=made, batch=batch, method=method, parameters=parameters, evaluate=evaluate)
@@ -180,8 +179,7 @@ def test_two_devices_make_the_loss_of_one(case):
         (value, _), gradients = jax.value_and_grad(loss, has_aux=True)(parameters, hyper, batch)
         return value, jax.lax.pmean(gradients, "data")
 
-    with quick_compilation():
-        values, gradients = jax.jit(both)(case.parameters, numbers(HYPER), split)
+    values, gradients = jax.jit(both)(case.parameters, numbers(HYPER), split)
     loss, _, expected = case.evaluate(LAMBDA, HYPER)
     np.testing.assert_allclose(values, [loss, loss], rtol=1e-6)
     assert_trees_close(jax.tree.map(lambda leaf: leaf[0], gradients), expected, 1e-5)
@@ -219,8 +217,7 @@ def test_a_batch_without_clicks_teaches_nothing(case):
 def test_one_score_serves_each_task(case):
     method = case.method(LAMBDA)
     assert method.needs == {"history", "pool"}
-    with quick_compilation():
-        heads = jax.jit(method.heads)(case.parameters, case.batch)
+    heads = jax.jit(method.heads)(case.parameters, case.batch)
     assert tuple(heads) == case.made.spec.tasks
     np.testing.assert_array_equal(heads["click"], heads["purchase"])
     assert np.abs(heads["click"]).max() <= 1 + 1e-6
@@ -248,8 +245,7 @@ def test_training_puts_clicks_before_random_items(case):
         (parameters, _), losses = jax.lax.scan(one, (parameters, optimizer.init(parameters)), length=steps)
         return method.heads(parameters, batch)["click"], losses
 
-    with quick_compilation():
-        scores, losses = train(case.parameters, batch)
+    scores, losses = train(case.parameters, batch)
     assert losses[-1] < 0.5 * losses[0]
     positive = np.asarray((batch.labels["click"] > 0) & batch.exposed)
     pool = np.asarray(batch.stage) == Stage.POOL

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_hccp import drawn, featurised, quick_compilation, tiny
+from tiny_hccp import drawn, featurised, tiny
 
 from hccp_jax import config
 from hccp_jax.data.requests import Stage
@@ -30,12 +30,6 @@ VARIANTS = {
     "arf_v2": ("arf", {"arf.version": "v2"}),
 }
 CASES = {name: (name, {}) for name in SYSTEMS} | VARIANTS
-
-
-@pytest.fixture(autouse=True)
-def _quick():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +134,7 @@ def test_sides_computed_ahead_serve_the_same_scores_and_padding_changes_none(wor
         np.testing.assert_allclose(score[:, ~hidden], heads[task][:, ~hidden], rtol=1e-5, atol=1e-6, err_msg=task)
 
 
-QUICK = ("hccp", "sdcl", "ranktower", "croloss")  # the others are learned by heart in the slow tests
+QUICK = ("hccp", "ranktower")  # the others are learned by heart in the slow tests
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_hccp import MODEL, SIZE, assert_trees_close, featurised, quick_compilation, tiny
+from tiny_hccp import MODEL, SIZE, assert_trees_close, featurised, tiny
 
 from hccp_jax.data import sampling
 from hccp_jax.losses import streaming
@@ -60,11 +60,10 @@ def trained(case, in_batch):
 
     parameters, losses = case.parameters, []
     state = optimizer.init(parameters)
-    with quick_compilation():
-        for i in range(STEPS):
-            batch = batches[i % len(batches)]
-            parameters, state, value = step(parameters, state, batch, jax.random.key(i), i / STEPS)
-            losses.append(float(value))
+    for i in range(STEPS):
+        batch = batches[i % len(batches)]
+        parameters, state, value = step(parameters, state, batch, jax.random.key(i), i / STEPS)
+        losses.append(float(value))
     return np.array(losses), parameters
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_hccp import SIZE, assert_trees_close, assert_trees_equal, drawn, featurised, quick_compilation, tiny
+from tiny_hccp import SIZE, assert_trees_close, assert_trees_equal, drawn, featurised, tiny
 
 from hccp_jax import config
 from hccp_jax.data.requests import Stage
@@ -44,8 +44,7 @@ def numbers(hyper):
 
 
 def row(name):
-    settings = dataclasses.make_dataclass("Settings", [("hyper", HyperConfig, HyperConfig())], frozen=True)
-    return config.override(settings(), ROWS[name]).hyper
+    return dataclasses.replace(HyperConfig(), **ROWS[name])
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +64,10 @@ def case(small_world):
         return jax.value_and_grad(method.loss, has_aux=True)(parameters, hyper, batch, KEY, jnp.float32(0), None)
 
     def evaluate(hyper, batch=batch):
-        with quick_compilation():
-            (loss, terms), gradients = compiled(parameters, numbers(hyper), batch)
+        (loss, terms), gradients = compiled(parameters, numbers(hyper), batch)
         return loss, terms, gradients
 
-    with quick_compilation():
-        scores = jax.jit(method.heads)(parameters, batch)
+    scores = jax.jit(method.heads)(parameters, batch)
     return SimpleNamespace(
         made=made,
         batch=batch,
@@ -161,8 +158,7 @@ def test_two_devices_make_the_loss_of_one(case):
         (value, _), gradients = jax.value_and_grad(loss, has_aux=True)(parameters, hyper, batch)
         return value, jax.lax.pmean(gradients, "data")
 
-    with quick_compilation():
-        values, gradients = jax.jit(both)(case.parameters, numbers(HYPER), split)
+    values, gradients = jax.jit(both)(case.parameters, numbers(HYPER), split)
     loss, _, expected = case.evaluate(HYPER)
     np.testing.assert_allclose(values, [loss, loss], rtol=1e-6)
     assert_trees_close(jax.tree.map(lambda leaf: leaf[0], gradients), expected, 1e-5)
@@ -216,8 +212,7 @@ def test_objectives_are_the_groups_and_make_up_the_loss(case):
         combined = pcgrad(stack, KEY), cagrad(stack)
         return losses(parameters), stack, gradient_norms(light), gradient_cosines(light), combined
 
-    with quick_compilation():
-        values, stack, norms, cosines, combined = measure(case.parameters, numbers(HYPER), case.batch)
+    values, stack, norms, cosines, combined = measure(case.parameters, numbers(HYPER), case.batch)
     assert values.shape == (len(OBJECTIVES),)
     np.testing.assert_allclose(values, literal(case.scores, case.batch, HYPER)[1], rtol=1e-5)
     loss, _, gradients = case.evaluate(HYPER)
@@ -309,8 +304,7 @@ def test_heads_and_routes(case):
         sides = method.item_side(parameters, batch.items)
         return method.pair_scores(parameters, method.user_side(parameters, batch), sides, batch.cross)
 
-    with quick_compilation():
-        found = parts(case.parameters, batch)
+    found = parts(case.parameters, batch)
     assert_trees_close(found, case.scores, 1e-6)
 
 
@@ -351,8 +345,7 @@ def test_training_puts_clicks_first(case):
         (parameters, _), losses = jax.lax.scan(one, (parameters, adam.init(parameters)), length=steps)
         return case.method.route(case.method.heads(parameters, batch), hyper, batch.mask), losses
 
-    with quick_compilation():
-        heads, losses = train(case.parameters, batch)
+    heads, losses = train(case.parameters, batch)
     assert losses[-1] < 0.3 * losses[0]
     positive = np.asarray((batch.labels["click"] > 0) & batch.exposed)
     for name in ("light", "heavy", "click"):

@@ -16,7 +16,6 @@ from tiny_hccp import (
     assert_trees_equal,
     drawn,
     featurised,
-    quick_compilation,
     tiny,
 )
 
@@ -160,8 +159,7 @@ def case(small_world):
     compiled = jax.jit(counted)
 
     def evaluate(hyper, batch=batch, parameters=made.parameters, progress=0.5):
-        with quick_compilation():
-            (loss, terms), gradients = compiled(parameters, traced(hyper), batch, KEY, jnp.float32(progress))
+        (loss, terms), gradients = compiled(parameters, traced(hyper), batch, KEY, jnp.float32(progress))
         return loss, terms, gradients
 
     columns = sampled_columns(NEGATIVES, made.layout.exposed)
@@ -245,9 +243,8 @@ def test_static_options_are_the_equations(case):
     method = hccp(made.spec, model, negatives, made.layout)
     parameters = drawn(method, case.batch, seed=1)
     hyper = dataclasses.replace(HYPER, diversity=0.7)
-    with quick_compilation():
-        loss = jax.jit(lambda p, h, b: method.loss(p, h, b, KEY, jnp.float32(0.5), None))
-        found, terms = loss(parameters, traced(hyper), case.batch)
+    loss = jax.jit(lambda p, h, b: method.loss(p, h, b, KEY, jnp.float32(0.5), None))
+    found, terms = loss(parameters, traced(hyper), case.batch)
     columns = sampled_columns(negatives, made.layout.exposed)
     assert len({tuple(columns(u)) for u in range(SIZE)}) == SIZE
     expected, means = by_hand(case, hyper, parameters=parameters, columns=columns, model=model)
@@ -450,8 +447,7 @@ def test_served_score_is_the_weighted_sum_of_heads(case):
 
 def test_heads_are_the_logits_and_can_be_had_from_parts(case):
     made, batch = case.made, jax.tree.map(lambda leaf: leaf[:4], case.batch)
-    with quick_compilation():
-        heads = jax.jit(made.method.heads)(made.parameters, batch)
+    heads = jax.jit(made.method.heads)(made.parameters, batch)
     expected = numpy_tower.forward(made.parameters, MODEL, 3, batch)[3]
     for index, name in enumerate((*TASKS, "consistency")):
         np.testing.assert_allclose(heads[name], expected[:, index], rtol=1e-5, atol=1e-5)

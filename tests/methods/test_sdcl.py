@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from numpy_tower import float64
-from tiny_hccp import SIZE, assert_trees_close, assert_trees_equal, drawn, featurised, quick_compilation, tiny
+from tiny_hccp import SIZE, assert_trees_close, assert_trees_equal, drawn, featurised, tiny
 
 from hccp_jax.data.requests import Stage
 from hccp_jax.errors import UserError
@@ -213,12 +213,6 @@ def decided(parameters):
         for number, name in enumerate(sorted(p.get(f"pruners_{side}", ()))):
             p[f"pruners_{side}"][name] = jnp.float32(60.0 if number else -60.0)
     return p
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with quick_compilation():
-        yield
 
 
 def batch_of(made, rows):

@@ -22,7 +22,6 @@ from drawn_batch import (
     sigmoid,
 )
 from numpy_tower import float64
-from tiny_hccp import quick_compilation
 
 from hccp_jax.errors import UserError
 from hccp_jax.models.cold import Cold, ColdConfig
@@ -38,9 +37,8 @@ SELECTED = Cold(dataclasses.replace(CONFIG, fields=FEW), SPEC)
 
 @pytest.fixture(scope="module")
 def made():
-    with quick_compilation():
-        batch = draw_batch()
-        yield MODEL, draw_parameters(MODEL, batch), batch
+    batch = draw_batch()
+    return MODEL, draw_parameters(MODEL, batch), batch
 
 
 def importance_and_fields(p, batch, row, slot, names=NAMES):

@@ -22,7 +22,6 @@ from drawn_batch import (
     pooled,
     relu,
 )
-from tiny_hccp import quick_compilation
 
 from hccp_jax.models.dat import DatConfig, DualAugmentedTower
 
@@ -33,13 +32,12 @@ PLAIN = DualAugmentedTower(dataclasses.replace(CONFIG, scaled=False), SPEC)
 
 @pytest.fixture(scope="module")
 def made():
-    with quick_compilation():
-        batch = draw_batch()
-        parameters = draw_parameters(MODEL, batch)
-        # no output is cut off for all requests by the last ReLU
-        for side in ("user", "item"):
-            parameters[f"{side}_output"]["bias"] = np.abs(parameters[f"{side}_output"]["bias"]) + 0.5
-        yield MODEL, parameters, batch
+    batch = draw_batch()
+    parameters = draw_parameters(MODEL, batch)
+    # no output is cut off for all requests by the last ReLU
+    for side in ("user", "item"):
+        parameters[f"{side}_output"]["bias"] = np.abs(parameters[f"{side}_output"]["bias"]) + 0.5
+    return MODEL, parameters, batch
 
 
 def towers(p, batch, row, slot):

@@ -22,7 +22,7 @@ from drawn_batch import (
     pooled,
 )
 from numpy_tower import float64
-from tiny_hccp import assert_trees_close, quick_compilation
+from tiny_hccp import assert_trees_close
 
 from hccp_jax.models import din
 from hccp_jax.models.din import Din, DinConfig
@@ -34,9 +34,8 @@ PAPER = Din(dataclasses.replace(CONFIG, pooled_history=False), SPEC)
 
 @pytest.fixture(scope="module")
 def made():
-    with quick_compilation():
-        batch = draw_batch()
-        yield MODEL, draw_parameters(MODEL, batch), batch
+    batch = draw_batch()
+    return MODEL, draw_parameters(MODEL, batch), batch
 
 
 def prelu(x, slope):

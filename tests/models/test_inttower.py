@@ -22,7 +22,6 @@ from drawn_batch import (
     softmax,
 )
 from numpy_tower import float64
-from tiny_hccp import quick_compilation
 
 from hccp_jax.errors import UserError
 from hccp_jax.models.inttower import IntTower, IntTowerConfig, LightSE
@@ -33,9 +32,8 @@ MODEL = IntTower(CONFIG, SPEC)
 
 @pytest.fixture(scope="module")
 def made():
-    with quick_compilation():
-        batch = draw_batch()
-        yield MODEL, draw_parameters(MODEL, batch), batch
+    batch = draw_batch()
+    return MODEL, draw_parameters(MODEL, batch), batch
 
 
 def light_se(kernel, parts):

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from numpy_tower import float64
 from test_three_tower import SPEC, H, K, U, draw_batch, draw_parameters, inputs
-from tiny_hccp import quick_compilation
 
 from hccp_jax import config
 from hccp_jax.errors import UserError
@@ -23,12 +22,6 @@ CONFIG = HapConfig(
 )
 APART = dataclasses.replace(CONFIG, tables="separate", cross=False)
 FROZEN = dataclasses.replace(CONFIG, tables="frozen")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with quick_compilation():
-        yield
 
 
 def dense(layer, x):

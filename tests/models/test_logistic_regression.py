@@ -12,7 +12,6 @@ from drawn_batch import (
     gradients,
     inputs,
 )
-from tiny_hccp import quick_compilation
 
 from hccp_jax.models.logistic_regression import LogisticConfig, LogisticRegression
 
@@ -21,9 +20,8 @@ MODEL = LogisticRegression(LogisticConfig(), SPEC)
 
 @pytest.fixture(scope="module")
 def made():
-    with quick_compilation():
-        batch = draw_batch()
-        yield MODEL, draw_parameters(MODEL, batch), batch
+    batch = draw_batch()
+    return MODEL, draw_parameters(MODEL, batch), batch
 
 
 def definition(p, batch, row, slot):

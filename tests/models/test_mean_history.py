@@ -5,17 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_three_tower import SPEC, H, K, U, draw_batch, draw_parameters, inputs
-from tiny_hccp import quick_compilation
 
 from hccp_jax.models.mean_history import MeanHistory, MeanHistoryConfig
 
 CONFIG = MeanHistoryConfig(vector=6)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,6 @@ from drawn_batch import (
     sigmoid,
     softmax,
 )
-from tiny_hccp import quick_compilation
 
 from hccp_jax.models.ranktower import GatedHeads, RankTower, RankTowerConfig
 
@@ -34,9 +33,8 @@ MEAN = RankTower(dataclasses.replace(CONFIG, mean_over_heads=True), SPEC)
 
 @pytest.fixture(scope="module")
 def made():
-    with quick_compilation():
-        batch = draw_batch()
-        yield MODEL, draw_parameters(MODEL, batch), batch
+    batch = draw_batch()
+    return MODEL, draw_parameters(MODEL, batch), batch
 
 
 def heads(p, side, x):

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_hccp import quick_compilation
 
 from hccp_jax.errors import UserError
 from hccp_jax.models.gates import BETA, GAMMA, ZETA
@@ -16,12 +15,6 @@ D, BLOCKS, WIDTH, TASKS = 5, 3, 4, 2
 SNR = partial(SubNetworkRouting, TASKS, blocks=BLOCKS, width=WIDTH)
 INPUT = np.random.default_rng(0).normal(size=(6, D)).astype(np.float32)
 KEY = jax.random.key(4)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with quick_compilation():
-        yield
 
 
 def drawn(module, x=INPUT, seed=1):

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import numpy_tower
 import pytest
-from tiny_hccp import quick_compilation
 
 from hccp_jax.data.catalogue import FeatureSpec
 from hccp_jax.data.requests import RequestBatch
@@ -17,12 +16,6 @@ CONFIG = ModelConfig(
 SPEC = FeatureSpec(7, 30, 5, 9, ("click", "purchase"), history_groups=2, cross=3)
 HEADS = ("click", "purchase", "consistency")
 U, K, H = 3, 5, 4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with quick_compilation():
-        yield
 
 
 def draw_batch(spec=SPEC, seed=0) -> RequestBatch:

@@ -19,7 +19,6 @@ from drawn_batch import (
     relu,
     unit,
 )
-from tiny_hccp import quick_compilation
 
 from hccp_jax.models.two_tower import TwoTower, TwoTowerConfig
 
@@ -30,9 +29,8 @@ FREE = TwoTower(dataclasses.replace(CONFIG, normalize=False), SPEC)
 
 @pytest.fixture(scope="module")
 def made():
-    with quick_compilation():
-        batch = draw_batch()
-        yield MODEL, draw_parameters(MODEL, batch), batch
+    batch = draw_batch()
+    return MODEL, draw_parameters(MODEL, batch), batch
 
 
 def towers(p, batch, row, slot):

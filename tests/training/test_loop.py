@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny_hccp import assert_trees_close, assert_trees_equal, quick_compilation, tiny
+from tiny_hccp import assert_trees_close, assert_trees_equal, tiny
 from toy import CONFIG, Hyper, Toy, members, run
 
 from hccp_jax.errors import UserError
@@ -26,12 +26,6 @@ from hccp_jax.training.state import initial_state
 pytestmark = pytest.mark.filterwarnings(r"ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning")
 
 PAIR = ((0, Hyper()), (1, Hyper(learning_rate=0.02, crowd=0.1)))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with quick_compilation():
-        yield
 
 
 class KilledError(Exception):

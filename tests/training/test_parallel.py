@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_hccp import assert_trees_close, quick_compilation, stacked, tiny
+from tiny_hccp import assert_trees_close, stacked, tiny
 from toy import Hyper, Toy
 
 from hccp_jax.collectives import pmean
@@ -35,12 +35,6 @@ PLACEMENTS = [
     ("mesh", 4, 2),
 ]
 QUICK = {("emulated", 8, 1), ("mesh", 4, 2)}  # HCCP takes long to compile; the toy is tried on all
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with quick_compilation():
-        yield
 
 
 def steps_of(method, source, kind, devices, population, states, hypers, batches):

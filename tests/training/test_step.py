@@ -5,19 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_hccp import assert_trees_close, assert_trees_equal, quick_compilation
+from tiny_hccp import assert_trees_close, assert_trees_equal
 from toy import Hyper, Toy
 
 from hccp_jax.training.state import initial_state
 from hccp_jax.training.step import train_chunk, train_step
 
 TOTAL = jnp.float32(40)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,80 @@
+"""The tables of systems: their rows, their search spaces, what they refuse, and a run of a few rows."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from test_launch import ROOT, launch, one_line
+
+from experiments import systems, systems_kuairand
+from experiments.systems_settings import MOST_TRIALS, OWN, search_space
+from hccp_jax import config
+from hccp_jax.methods.registry import SYSTEMS, HyperConfigs, numbers
+from launch import main as launch_main
+
+
+@pytest.mark.parametrize("module", [systems, systems_kuairand])
+def test_every_system_has_a_row_and_every_row_a_configuration(module):
+    experiment = module.EXPERIMENT
+    found = set()
+    for row in experiment.rows:
+        if not row.reference:
+            found.add(config.override(experiment.settings, row.overrides).system)
+    assert found == set(SYSTEMS)
+    assert len({row.name for row in experiment.rows}) == len(experiment.rows)
+    names = {row.name for row in experiment.rows}
+    assert all({claim.better, claim.worse} <= names for claim in experiment.claims)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_all_systems_have_one_budget_and_valid_settings(system):
+    space = search_space(system, HyperConfigs(), MOST_TRIALS)
+    assert len(space) == MOST_TRIALS
+    assert space[0] == {}
+    assert sum("learning_rate" in changes for changes in space) == 2
+    own = numbers(system, HyperConfigs())
+    for changes in space:
+        config.override(own, changes)
+    assert OWN[system] != {name: getattr(own, name) for name in OWN[system]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--hyper.hap.routed=0"], "hyper.hap.routed=0.0: expected a value above 0"),
+        (["--hyper.hap.routed=1.5"], "hyper.hap.routed=1.5: expected a value at most 1"),
+        (["--hyper.sdcl.temperature=-1"], "hyper.sdcl.temperature=-1.0: expected a value above 0"),
+        (["--models.croloss.kernel=gauss"], "models.croloss.kernel='gauss': expected one of"),
+        (["--models.ranktower_loss.ranking=best"], "models.ranktower_loss.ranking='best': expected one of"),
+        (["--rows=hcp"], "did you mean hccp?"),
+        (["--tune.trials=9"], "tune.trials=9: expected a value at most 4"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, part, tmp_path, capsys):
+    code = launch_main(["--experiment=systems", *arguments, f"--out={tmp_path / 'run'}"])
+    assert part in one_line(code, capsys.readouterr().err)
+
+
+@pytest.mark.slow
+def test_a_few_rows_are_tuned_trained_and_priced_and_a_second_run_finds_them(tmp_path):
+    command = ["--experiment=systems", "--smoke", "--seeds=2", "--rows=base,two_tower,hap,rethink"]
+    done = launch(*command, f"--out={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "run" / "results.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if line["row"] in ("base", "two_tower", "hap", "rethink")]
+    assert len(trained) == 8
+    for line in trained:
+        assert line["metrics"]["parameters"] > 1000
+        assert line["metrics"]["kflops_per_candidate"] > 0
+        assert line["metrics"]["p50_ms"] > 0
+        result = json.loads((tmp_path / "run" / "trials" / line["config_hash"] / "result.json").read_text())
+        assert len(result["tuning"]["trials"]) == 2
+    again = launch(*command, f"--out={tmp_path / 'run'}")
+    assert again.returncode == 0
+    assert "12 of 12 trials are finished" in again.stdout
+
+
+def test_the_list_names_the_tables():
+    done = subprocess.run([sys.executable, "launch.py", "--list"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "systems_kuairand" in done.stdout
