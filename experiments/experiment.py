@@ -24,11 +24,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Column:
-    """One column: the metric's name in results.jsonl, its header, and whether it is printed in per cent."""
+    """One column.
+
+    Attributes:
+        metric: its name in results.jsonl.
+        header: what the table prints above it.
+        percent: whether the numbers are printed in per cent.
+        decimals: how many are printed; None decides by size.
+    """
 
     metric: str
     header: str
     percent: bool = True
+    decimals: int | None = None
 
 
 @dataclass(frozen=True)

@@ -83,10 +83,10 @@ SYSTEM_ROWS = (
 )
 
 COST_COLUMNS = (
-    Column("parameters", "parameters", percent=False),
-    Column("kflops_per_candidate", "kFLOP/candidate", percent=False),
-    Column("train_requests_per_second", "training requests/s", percent=False),
-    Column("p50_ms", "p50 ms", percent=False),
+    Column("parameters", "parameters", percent=False, decimals=0),
+    Column("kflops_per_candidate", "kFLOP/candidate", percent=False, decimals=2),
+    Column("train_requests_per_second", "training requests/s", percent=False, decimals=0),
+    Column("p50_ms", "p50 ms", percent=False, decimals=2),
 )
 
 

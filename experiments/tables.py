@@ -125,11 +125,23 @@ def _facts(experiment: Experiment, records: Sequence[Record], rows: Sequence[Tab
         f"Epochs: {' to '.join(shown) or 'not recorded'}.",
         f"Seeds: {len(seeds)} ({', '.join(map(str, seeds))}).",
     ]
+    facts += _tuning(trained)
     fewer = [f"{row.row.label} {len(row.seeds)}" for row in rows if len(row.seeds) < len(seeds)]
     absent = [row.label for row in experiment.rows if row.name not in {r.row for r in records}]
     facts += [f"Fewer seeds: {', '.join(fewer)}."] if fewer else []
     facts += [f"Not run: {', '.join(absent)}."] if absent else []
     return (*facts, experiment.data)
+
+
+def _tuning(trained: Sequence[Record]) -> list[str]:
+    """The tuning budget, where rows were tuned."""
+    tuned = {(len(t["trials"]), t.get("steps"), t["by"]) for r in trained if (t := r.result.get("tuning"))}
+    return [
+        f"Tuning: {count} trials a row, {steps} steps each, by {by}."
+        if count
+        else "Not tuned: every row has its defaults."
+        for count, steps, by in sorted(tuned, key=str)
+    ]
 
 
 def _served(experiment: Experiment, trained: Iterable[Record]) -> str:
@@ -148,6 +160,7 @@ def _served(experiment: Experiment, trained: Iterable[Record]) -> str:
 
 def _number(column: Column, value: float, like: float | None = None, sign: str = "") -> str:
     decimals = 1 if column.percent or abs(value if like is None else like) >= 10 else 4
+    decimals = decimals if column.decimals is None else column.decimals
     return f"{value * 100 if column.percent else value:{sign}z.{decimals}f}"
 
 
