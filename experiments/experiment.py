@@ -79,6 +79,7 @@ class Experiment:
         columns: what the table prints.
         claims: what is decided from the paired differences.
         seeds: default number of seeds.
+        pictured: names of the rows that the pictures show, at most ten, so that each has a colour; empty for all.
         run: (context) -> None, trains and evaluates the asked rows; see `experiments.trials`.
     """
 
@@ -95,6 +96,7 @@ class Experiment:
     claims: tuple[Claim, ...]
     seeds: int
     run: Callable[..., None]
+    pictured: tuple[str, ...] = ()
 
     def row(self, name: str) -> Row:
         """The row of that name."""

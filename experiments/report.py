@@ -39,7 +39,8 @@ def write_all(out_dir: Path | str, experiment: Experiment, command: str, console
     write_atomically(out_dir / "table.csv", to_csv(table))
     entries = [verdict.as_json() for verdict in verdicts]
     write_atomically(out_dir / "claims.json", json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    write_report(out_dir, experiment, table, verdicts, save_all(out_dir, experiment, records), command)
+    pictured = [record for record in records if not experiment.pictured or record.row in experiment.pictured]
+    write_report(out_dir, experiment, table, verdicts, save_all(out_dir, experiment, pictured), command)
     to_terminal(table, console)
     print_verdicts(verdicts, console)
 

@@ -82,6 +82,8 @@ SYSTEM_ROWS = (
     _hap("hap", "HAP-style", "hap"),
 )
 
+PICTURED = ("base", "hccp", "rethink", "lcron", "ranktower", "sdcl", "croloss_croloss", "hap", "popularity", "truth")
+
 COST_COLUMNS = (
     Column("parameters", "parameters", percent=False, decimals=0),
     Column("kflops_per_candidate", "kFLOP/candidate", percent=False, decimals=2),
@@ -151,4 +153,5 @@ EXPERIMENT = Experiment(
     ),
     seeds=3,
     run=run,
+    pictured=PICTURED,
 )

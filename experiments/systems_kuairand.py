@@ -15,7 +15,7 @@ from experiments.experiment import Claim, Column, Experiment, Row
 from experiments.kuairand import DATA, reference
 from experiments.kuairand_ground import KuaiRandSystemsSettings, open_ground
 from experiments.lightgbm_floor import lightgbm_metrics
-from experiments.systems import COST_COLUMNS, PAPER, SYSTEM_ROWS
+from experiments.systems import COST_COLUMNS, PAPER, PICTURED, SYSTEM_ROWS
 from experiments.systems_run import run_rows
 from experiments.trials import Context, save_result
 from hccp_jax import config
@@ -95,4 +95,5 @@ EXPERIMENT = Experiment(
     ),
     seeds=3,
     run=run,
+    pictured=(*PICTURED[:-2], "long_view_7d", "random"),
 )

@@ -24,6 +24,8 @@ def test_every_system_has_a_row_and_every_row_a_configuration(module):
     assert found == set(SYSTEMS)
     assert len({row.name for row in experiment.rows}) == len(experiment.rows)
     names = {row.name for row in experiment.rows}
+    assert set(experiment.pictured) <= names
+    assert len(experiment.pictured) <= 10
     assert all({claim.better, claim.worse} <= names for claim in experiment.claims)
 
 
