@@ -5,6 +5,7 @@ RankTower compares to "ARF" without naming its network: ARF is a loss.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -51,27 +52,10 @@ def arf(spec: FeatureSpec, model: PairModel, config: ArfConfig) -> Method:
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         mean, truth = global_mean(axis), downstream_order(batch)
         scores = of.logits(parameters, batch)[:, 0]
-        if config.version == "v1":
-            relaxed = relaxed_recall(
-                scores,
-                truth,
-                m=config.m,
-                k=config.k,
-                temperature=hyper.temperature,
-                where=batch.mask,
-                reduce_fn=mean,
-            )
-        else:
-            relaxed = single_stage(
-                scores,
-                truth,
-                cut=config.m,
-                k=config.k,
-                temperature=hyper.temperature,
-                where=batch.mask,
-                reduce_fn=mean,
-            )
-        ranking = global_ranking(scores, truth, temperature=hyper.temperature, where=batch.mask, reduce_fn=mean)
+        cut = partial(relaxed_recall, m=config.m) if config.version == "v1" else partial(single_stage, cut=config.m)
+        given = {"temperature": hyper.temperature, "where": batch.mask, "reduce_fn": mean}
+        relaxed = cut(scores, truth, k=config.k, **given)
+        ranking = global_ranking(scores, truth, **given)
         # L_relax + L_global / (2 w^2) + log w
         total = uncertainty_weighted(relaxed, ranking, parameters["log_uncertainty"])
         return total, {"relaxed_recall": relaxed, "global_ranking": ranking}

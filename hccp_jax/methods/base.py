@@ -1,6 +1,7 @@
 """What a method is: pure functions over parameters and batches, and a served score."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -123,8 +124,9 @@ def scored_method(
     loss: Callable[..., Any],
     needs: frozenset[str] = frozenset(),
     served: Callable[[Heads, Any], jax.Array] | None = None,
+    named: Callable[[jax.Array], Heads] | None = None,
 ) -> Method:
-    """A method with a head for each task, and no other.
+    """A method whose heads are the logits of an architecture.
 
     Args:
         of: the architecture.
@@ -132,13 +134,15 @@ def scored_method(
         loss: of `Method`.
         needs: of `Method`.
         served: of `Method`; None for the click head.
+        named: logits [U, T, K] -> heads; None for one head a task.
     """
+    to_heads = named or partial(by_task, tasks=spec.tasks)
 
     def heads(parameters: Parameters, batch: RequestBatch) -> Heads:
-        return by_task(of.logits(parameters, batch), spec.tasks)
+        return to_heads(of.logits(parameters, batch))
 
     def pair_scores(parameters: Parameters, users: Any, items: Any, cross: jax.Array | None) -> Heads:
-        return by_task(of.pair_logits(parameters, users, items, cross), spec.tasks)
+        return to_heads(of.pair_logits(parameters, users, items, cross))
 
     def click(scores: Heads, hyper: Any) -> jax.Array:
         return scores[spec.tasks[0]]

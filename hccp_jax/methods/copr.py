@@ -18,7 +18,7 @@ from hccp_jax.config import field
 from hccp_jax.data.catalogue import FeatureSpec
 from hccp_jax.data.requests import RequestBatch, Stage
 from hccp_jax.losses.pairwise import delta_ndcg_logistic
-from hccp_jax.methods.base import Heads, Method, Parameters, by_task, scorer
+from hccp_jax.methods.base import Heads, Method, Parameters, by_task, scored_method, scorer
 from hccp_jax.methods.pointwise import pointwise_loss
 from hccp_jax.models.relaxed import RelaxedThreeTower
 from hccp_jax.models.three_tower import ModelConfig
@@ -57,12 +57,6 @@ def copr(spec: FeatureSpec, model: ModelConfig, config: CoprConfig, sequence: in
     def named(logits: jax.Array) -> Heads:
         return by_task(logits[:, :-1], spec.tasks) | {RELAXATION: logits[:, -1]}
 
-    def heads(parameters: Parameters, batch: RequestBatch) -> Heads:
-        return named(of.logits(parameters, batch))
-
-    def pair_scores(parameters: Parameters, users: Any, items: Any, cross: jax.Array | None) -> Heads:
-        return named(of.pair_logits(parameters, users, items, cross))
-
     def served(scores: Heads, hyper: Any) -> jax.Array:
         return log_value(scores[spec.tasks[0]], scores[RELAXATION])
 
@@ -81,7 +75,7 @@ def copr(spec: FeatureSpec, model: ModelConfig, config: CoprConfig, sequence: in
         total = calibration + hyper.consistency * alignment + hyper.regularization * strain
         return total, terms | {"alignment": alignment, "relaxation": strain}
 
-    return Method(of.init, loss, heads, served, of.user_side, of.item_side, pair_scores, frozenset({"ranked"}))
+    return scored_method(of, spec, loss, frozenset({"ranked"}), served, named)
 
 
 def log_value(logits: jax.Array, log_alpha: jax.Array) -> jax.Array:

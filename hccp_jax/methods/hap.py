@@ -33,7 +33,7 @@ from hccp_jax.losses.grouped import grouped_info_nce
 from hccp_jax.losses.pointwise import binary_cross_entropy
 from hccp_jax.losses.reduction import ReduceFn
 from hccp_jax.losses.sort import positions
-from hccp_jax.methods.base import Heads, Method, Parameters, Scorer, scorer, weighted
+from hccp_jax.methods.base import Heads, Method, Parameters, Scorer, scored_method, scorer, weighted
 from hccp_jax.models.light_heavy import HEAVY, LIGHT, HapConfig, LightHeavy
 
 LIGHT_HEAD, HEAVY_HEAD = "light", "heavy"
@@ -97,15 +97,6 @@ def hap(spec: FeatureSpec, model: HapConfig, exposed: int, combine: str = "sum")
         light, heavy = logits[:, LIGHT], logits[:, HEAVY]
         return dict.fromkeys(spec.tasks, heavy) | {LIGHT_HEAD: light, HEAVY_HEAD: heavy}
 
-    def heads(parameters: Parameters, batch: RequestBatch) -> Heads:
-        return named(of.logits(parameters, batch))
-
-    def pair_scores(parameters: Parameters, users: Any, items: Any, cross: jax.Array | None) -> Heads:
-        return named(of.pair_logits(parameters, users, items, cross))
-
-    def served(scores: Heads, hyper: HyperConfig) -> jax.Array:
-        return scores[spec.tasks[0]]
-
     def route(scores: Heads, hyper: HyperConfig, where: jax.Array) -> Heads:
         final = routed_scores(scores[LIGHT_HEAD], scores[HEAVY_HEAD], hyper.routed, where)
         final = jnp.where(jnp.asarray(hyper.light_only) > 0, scores[LIGHT_HEAD], final)
@@ -129,8 +120,7 @@ def hap(spec: FeatureSpec, model: HapConfig, exposed: int, combine: str = "sum")
         heavy = jnp.full_like(light, jnp.inf).at[rows, slots].set(routed)  # the others are read by nobody
         return routed_scores(light, heavy, hyper.routed, where)
 
-    made = Method(of.init, loss, heads, served, of.user_side, of.item_side, pair_scores, frozenset(needs), route)
-    made = made._replace(serve=serve)
+    made = scored_method(of, spec, loss, frozenset(needs), named=named)._replace(route=route, serve=serve)
     if combine == "sum":
         return made
     return made._replace(objectives=hap_objectives(spec, model, exposed), combine=combine)

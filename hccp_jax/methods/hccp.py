@@ -5,6 +5,7 @@ compiled program; a term whose weight is 0 contributes neither loss nor gradient
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,18 @@ from hccp_jax.losses.pairs import Pairs
 from hccp_jax.losses.pointwise import binary_cross_entropy
 from hccp_jax.losses.reduction import NEGATIVE
 from hccp_jax.losses.streaming import row_log_sum_exp
-from hccp_jax.methods.base import Heads, Method, Parameters, inputs, scorer, weighted, weighted_sum
-from hccp_jax.models.three_tower import ModelConfig, ThreeTower, UserSide
+from hccp_jax.methods.base import (
+    Heads,
+    Method,
+    Parameters,
+    by_task,
+    inputs,
+    scored_method,
+    scorer,
+    weighted,
+    weighted_sum,
+)
+from hccp_jax.models.three_tower import ModelConfig, ThreeTower
 from hccp_jax.numerics import safe_norm
 
 CONSISTENCY = "consistency"
@@ -93,15 +104,6 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
     tasks = len(task_names)
 
     of = scorer(tower)
-
-    def named(scores: jax.Array) -> Heads:
-        return {name: scores[:, index] for index, name in enumerate(names)}
-
-    def heads(parameters: Parameters, batch: RequestBatch) -> Heads:
-        return named(of.logits(parameters, batch))
-
-    def pair_scores(parameters: Parameters, users: UserSide, items: jax.Array, cross: jax.Array | None) -> Heads:
-        return named(of.pair_logits(parameters, users, items, cross))
 
     def served(scores: Heads, hyper: HyperConfig) -> jax.Array:
         weights = {
@@ -233,7 +235,7 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
         return sums.reshape(users.shape[:-1])
 
     needs = frozenset({"ranked", "preranked", "pool"})
-    return Method(of.init, loss, heads, served, of.user_side, of.item_side, pair_scores, needs)
+    return scored_method(of, spec, loss, needs, served, partial(by_task, tasks=names))
 
 
 def opens_category(batch: RequestBatch) -> jax.Array:

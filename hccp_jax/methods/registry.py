@@ -14,8 +14,8 @@ from hccp_jax.methods.croloss import HyperConfig as CroLossHyper
 from hccp_jax.methods.croloss import KernelConfig, croloss_system
 from hccp_jax.methods.dat import DatHyper, dat
 from hccp_jax.methods.fs_ltr import FsLtrHyper, fs_ltr
+from hccp_jax.methods.hap import COMBINERS, hap
 from hccp_jax.methods.hap import HyperConfig as HapHyper
-from hccp_jax.methods.hap import hap
 from hccp_jax.methods.hccp import HyperConfig as HccpHyper
 from hccp_jax.methods.hccp import Layout, NegativesConfig, hccp
 from hccp_jax.methods.inttower import IntTowerHyper, inttower
@@ -43,7 +43,7 @@ from hccp_jax.models.two_tower import TwoTower, TwoTowerConfig
 class CombineConfig:
     """How the gradients of several objectives become one; static."""
 
-    combine: str = setting("sum", "sum of the gradients, or gradient surgery", choices=("sum", "pcgrad", "cagrad"))
+    combine: str = setting("sum", "sum of the gradients, or gradient surgery", choices=COMBINERS)
 
 
 @dataclass(frozen=True)

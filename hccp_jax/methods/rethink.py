@@ -7,6 +7,7 @@ the exposure head is one more head of the same towers; task weights are not give
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from hccp_jax.data.catalogue import FeatureSpec
 from hccp_jax.data.requests import RequestBatch, Stage
 from hccp_jax.losses.distillation import softmax_distillation
 from hccp_jax.losses.softmax import multi_positive_softmax
-from hccp_jax.methods.base import Heads, Method, Parameters, by_task, scorer, weighted_sum
+from hccp_jax.methods.base import Heads, Method, Parameters, by_task, scored_method, scorer, weighted_sum
 from hccp_jax.models.three_tower import ModelConfig, ThreeTower
 
 EXPOSURE = "exposure"
@@ -44,12 +45,6 @@ def rethink(spec: FeatureSpec, model: ModelConfig) -> Method:
     """ASMOL on the three-tower model."""
     names = (*spec.tasks, EXPOSURE)
     of = scorer(ThreeTower(model, spec, names))
-
-    def heads(parameters: Parameters, batch: RequestBatch) -> Heads:
-        return by_task(of.logits(parameters, batch), names)
-
-    def pair_scores(parameters: Parameters, users: Any, items: Any, cross: jax.Array | None) -> Heads:
-        return by_task(of.pair_logits(parameters, users, items, cross), names)
 
     def served(scores: Heads, hyper: Any) -> jax.Array:
         weights = (hyper.serve_click, hyper.serve_conversion, hyper.serve_exposure)
@@ -78,4 +73,4 @@ def rethink(spec: FeatureSpec, model: ModelConfig) -> Method:
         return total, terms | {f"distill/{name}": distilled[index] for index, name in enumerate(spec.tasks)}
 
     needs = frozenset({"ranked", "preranked", "teacher"})
-    return Method(of.init, loss, heads, served, of.user_side, of.item_side, pair_scores, needs)
+    return scored_method(of, spec, loss, needs, served, partial(by_task, tasks=names))
