@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from hccp_jax.config import field
 from hccp_jax.data.catalogue import FeatureSpec
-from hccp_jax.models.pair_model import PairModel
+from hccp_jax.models.pair_model import PairModel, dot_products
 from hccp_jax.numerics import normalize
 
 
@@ -60,5 +60,4 @@ class MeanHistory(PairModel):
 
     def pair_logits(self, users: jax.Array, items: jax.Array, cross: jax.Array | None) -> jax.Array:
         """[U, 1, K] cosines, float32; cross features are not read."""
-        equation = "ud,ukd->uk" if items.ndim == 3 else "ud,kd->uk"
-        return jnp.einsum(equation, users, items, preferred_element_type=jnp.float32)[:, None]
+        return dot_products(users, items)[:, None]

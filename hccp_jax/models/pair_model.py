@@ -4,6 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 
 class PairModel(nn.Module):
@@ -45,3 +46,14 @@ class PairModel(nn.Module):
     ) -> jax.Array:
         """[U, T, K] float32 logits of a batch."""
         return self.pair_logits(self.user_side(user, history, history_mask), self.item_side(items), cross)
+
+
+def dot_products(users: jax.Array, items: jax.Array) -> jax.Array:
+    """[U, K] float32 products of users [U, d] with items [U, K, d], or [K, d] that all users share.
+
+    >>> print(dot_products(jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 0.0], [0.0, 4.0]])))
+    [[3. 8.]]
+
+    """
+    equation = "ud,ukd->uk" if items.ndim == 3 else "ud,kd->uk"
+    return jnp.einsum(equation, users, items, preferred_element_type=jnp.float32)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from hccp_jax.config import field
 from hccp_jax.data.catalogue import FeatureSpec
 from hccp_jax.models.embeddings import Embeddings
-from hccp_jax.models.pair_model import PairModel
+from hccp_jax.models.pair_model import PairModel, dot_products
 from hccp_jax.numerics import normalize
 
 
@@ -67,8 +67,7 @@ class TwoTower(PairModel):
 
     def pair_logits(self, users: jax.Array, items: jax.Array, cross: jax.Array | None) -> jax.Array:
         """[U, 1, K] logits."""
-        equation = "ud,ukd->uk" if items.ndim == 3 else "ud,kd->uk"
-        products = jnp.einsum(equation, users, items, preferred_element_type=jnp.float32)
+        products = dot_products(users, items)
         return (self.scale * products + self.bias)[:, None]
 
     def _vector(self, x: jax.Array) -> jax.Array:
