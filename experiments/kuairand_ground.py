@@ -1,33 +1,28 @@
 """The real logs of KuaiRand-Pure as the data of a table of systems."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from experiments.kuairand import KuaiRandRun, curves_of, featurise, whole_catalogue
 from experiments.systems_run import Measured
 from experiments.systems_settings import TeacherConfig, TuneConfig
+from experiments.teaching import taught
 from experiments.trials import Context
 from hccp_jax.config import field
 from hccp_jax.data.catalogue import Catalogue, with_frequency
 from hccp_jax.data.kuairand_dataset import KuaiRand, load, with_items
-from hccp_jax.data.requests import RequestBatch, Stage
+from hccp_jax.data.requests import RequestBatch
 from hccp_jax.data.source import Source, log_chunk
 from hccp_jax.evaluation.exposed_lists import ExposedLists
 from hccp_jax.evaluation.whole_catalogue import Ranked, WholeCatalogue
 from hccp_jax.methods.base import Method
 from hccp_jax.methods.hccp import Layout
-from hccp_jax.methods.pointwise import PointwiseHyper
-from hccp_jax.methods.registry import SYSTEMS, HyperConfigs, SystemConfig, build
-from hccp_jax.training.loop import Member, train
-from hccp_jax.training.program import Placement
-from hccp_jax.training.teacher import calibrate, head_logits, write_teacher
+from hccp_jax.methods.registry import SYSTEMS, HyperConfigs, SystemConfig
 
 TUNING_SEED, TEACHER_SEED = 1000, 1001
 SERVED = 1000
@@ -54,12 +49,20 @@ class KuaiRandGround:
         data: the prepared logs.
         catalogue: on the device.
         source: the training log, with the teacher in it.
+        lists: exposed lists of the test days.
+        view: the whole catalogue in the test days.
+        lists_before: the validation day, for tuning.
+        view_before: the same.
     """
 
     settings: KuaiRandSystemsSettings
     data: KuaiRand
     catalogue: Catalogue
     source: Source
+    lists: ExposedLists
+    view: WholeCatalogue
+    lists_before: ExposedLists
+    view_before: WholeCatalogue
     tuning_seed: int = TUNING_SEED
     has: frozenset[str] = frozenset({"cross", "history", "ranked", "preranked", "pool", "teacher"})
 
@@ -73,21 +76,6 @@ class KuaiRandGround:
         """What tuning compares."""
         users = self.settings.view_users // 2
         return f"click AUC plus whole-catalogue long-view recall of {users} users, on the validation day"
-
-    @cached_property
-    def lists(self) -> ExposedLists:
-        """Exposed lists of the test days."""
-        return ExposedLists(self.data.test, self.catalogue, featurise)
-
-    @cached_property
-    def view(self) -> WholeCatalogue:
-        """The whole catalogue in the test days."""
-        return self.view_of("test", self.settings.view_users)
-
-    def view_of(self, period: str, users: int) -> WholeCatalogue:
-        """The whole catalogue in a period, for about so many users."""
-        every = max(1, len(self.data.views[period].seen) // users) if users else 1
-        return whole_catalogue(self.data, self.catalogue, self.settings, period, every)
 
     def judge(self, method: Method) -> "KuaiRandJudge":
         """An evaluator of this method."""
@@ -106,13 +94,10 @@ class KuaiRandJudge:
     """See `systems_run.Judge`."""
 
     def __init__(self, ground: KuaiRandGround, method: Method) -> None:
-        data, catalogue = ground.data, ground.catalogue
-        self.ground = ground
         self.listed: Callable[[Any], dict[str, float]] = ground.lists.measurer(method)
         self.ranked: Callable[[Any, Any], Ranked] = ground.view.ranker(method)
-        held_out = ground.view_of("validation", ground.settings.view_users // 2)
-        self.listed_before = ExposedLists(data.validation, catalogue, featurise).measurer(method)
-        self.ranked_before = held_out.ranker(method)
+        self.listed_before = ground.lists_before.measurer(method)
+        self.ranked_before = ground.view_before.ranker(method)
         self.middle = sorted(ground.settings.cutoffs)[len(ground.settings.cutoffs) // 2]
 
     def validate(self, parameters: Any, hyper: Any) -> float:
@@ -143,26 +128,31 @@ def open_ground(context: Context, settings: KuaiRandSystemsSettings, out: Path) 
         chunk = log_chunk(log, size)
         return Source(data.spec, catalogue, featurise, chunk, len(log.mask) / size, data.item_exposures)
 
+    def view(period: str, users: int) -> WholeCatalogue:
+        """The whole catalogue in a period, for about so many users."""
+        every = max(1, len(data.views[period].seen) // users) if users else 1
+        return whole_catalogue(data, catalogue, settings, period, every)
+
     layout = Layout(settings.exposed, settings.exposed + settings.ranked)
-    method = build("din", data.spec, settings.models, layout, frozenset({"history"}))
-    config = replace(
+    logs = taught(
+        context,
+        source(data.train),
+        settings.models,
+        layout,
+        settings.teacher,
         settings.train,
-        steps=settings.teacher.steps or settings.train.steps,
-        chunk=settings.train.chunk_steps,
-        validate_every=0,
+        TEACHER_SEED,
+        {"train": data.train, "validation": data.validation},
+        "validation",
+        out,
     )
-    hyper = PointwiseHyper(learning_rate=settings.teacher.learning_rate)
-    member = Member("the teacher", hyper, TEACHER_SEED, out / "teacher")
-    report = context.report("the teacher", config.steps)
-    plain = source(data.train)
-    trained = train(method, plain, [member], config, Placement("single"), report, context.warn)
-    parameters = jax.tree.map(lambda leaf: leaf[0], trained.states.parameters)
-    # calibrated on the validation day, written where the ranking stage would have scored
-    before = head_logits(method, parameters, featurise, catalogue, data.validation, data.validation.mask.shape[1])
-    shown: Any = data.validation.stage == Stage.EXPOSED
-    labels: Any = data.validation.labels
-    calibrations = {task: calibrate(before[task], labels[task], shown) for task in data.spec.tasks}
-    logits = head_logits(method, parameters, featurise, catalogue, data.train, layout.sequence)
-    stage: Any = data.train.stage
-    ranked: np.ndarray = (stage == Stage.EXPOSED) | (stage == Stage.RANKED)
-    return KuaiRandGround(settings, data, catalogue, source(write_teacher(data.train, logits, calibrations, ranked)))
+    return KuaiRandGround(
+        settings,
+        data,
+        catalogue,
+        source(logs["train"]),
+        ExposedLists(data.test, catalogue, featurise),
+        view("test", settings.view_users),
+        ExposedLists(data.validation, catalogue, featurise),
+        view("validation", settings.view_users // 2),
+    )

@@ -8,8 +8,7 @@ import numpy as np
 
 from experiments.kuairand import featurise
 from hccp_jax.data.catalogue import Catalogue
-from hccp_jax.data.requests import RequestBatch
-from hccp_jax.training.teacher import first_slots
+from hccp_jax.data.requests import RequestBatch, first_slots
 
 BLOCK = 512
 PARAMETERS = {

@@ -1,5 +1,6 @@
 """Runs rows of HCCP on the simulated cascade: world -> source -> population -> evaluation -> results."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -58,7 +59,9 @@ def _references(
     context: Context, settings: SimulatedSettings, world: World, source: Source, trials: list[Trial]
 ) -> Evaluator:
     """Build the evaluator and finish the rows that need no training."""
-    evaluator = _evaluator(settings, world, source, "evaluation")
+    evaluator = open_evaluator(
+        settings.world, settings.evaluate.cutoffs, world, source, settings.evaluate.requests, "evaluation"
+    )
     asked = [trial for trial in trials if trial.row.reference]
     known = references(source.frequency)
     found = evaluator.scores({trial.row.name: known[trial.row.name] for trial in asked}, context.placement.population)
@@ -87,11 +90,20 @@ def _source(context: Context, settings: SimulatedSettings, world: World, seeds: 
     return logged_source(train.batch, settings.log.requests, fresh) if settings.log.requests else fresh
 
 
-def _evaluator(settings: SimulatedSettings, world: World, source: Source, stream: str) -> Evaluator:
-    data = evaluation_set(world, settings.world, source.frequency, settings.evaluate.requests, stream)
-    cutoffs = tuple(min(k, settings.world.candidates) for k in settings.evaluate.cutoffs)
-    curve = log_cutoffs(settings.world.candidates, 30)
-    return Evaluator(data, source.catalogue, featurise, cutoffs, curve, min(100, settings.world.candidates))
+def open_evaluator(
+    config: WorldConfig, cutoffs: Sequence[int], world: World, source: Source, requests: int, stream: str
+) -> Evaluator:
+    """An evaluator over held-out requests of a stream; cutoffs beyond the candidates mean all of them."""
+    data = evaluation_set(world, config, source.frequency, requests, stream)
+    most = config.candidates
+    table = tuple(min(k, most) for k in cutoffs)
+    return Evaluator(data, source.catalogue, featurise, table, log_cutoffs(most, 30), min(100, most))
+
+
+def curves_of(evaluator: Evaluator, found: Result) -> dict[str, dict[str, list]]:
+    """The hit-rate curves as a result file holds them."""
+    cutoffs = list(evaluator.curve_cutoffs)
+    return {name: {"cutoffs": cutoffs, "values": [float(v) for v in values]} for name, values in found.curves.items()}
 
 
 def _method(settings: SimulatedSettings, source: Source) -> Any:
@@ -111,7 +123,9 @@ def _train(context: Context, settings: SimulatedSettings, world: World, source: 
         # a reused log measures overfitting, so every row keeps the step that is its own best on validation requests
         config = replace(config, validate_every=max(config.chunk_steps, config.steps // 10))
     if config.validate_every:
-        held_out = _evaluator(settings, world, source, "validation")
+        held_out = open_evaluator(
+            settings.world, settings.evaluate.cutoffs, world, source, settings.evaluate.requests, "validation"
+        )
         hypers = _stack([trial.settings.hyper for trial in trials])
 
         def validate(states: TrainState) -> np.ndarray:
@@ -158,10 +172,6 @@ def _save(
 ) -> None:
     metrics = {prefix + name: value for prefix, result in results.items() for name, value in result.metrics.items()}
     main = results[""]
-    curves = {
-        name: {"cutoffs": list(evaluator.curve_cutoffs), "values": [float(v) for v in values]}
-        for name, values in main.curves.items()
-    }
     hyper = trial.settings.hyper
     served = {"click": hyper.serve_click, "purchase": hyper.serve_conversion, "consistency": hyper.serve_consistency}
     text = " + ".join(f"{weight:g} {name}" if weight != 1 else name for name, weight in served.items() if weight)
@@ -170,7 +180,7 @@ def _save(
         trial,
         metrics,
         main.per_request,
-        curves=curves,
+        curves=curves_of(evaluator, main),
         epochs=source.epochs(step),
         step=step,
         served=text,

@@ -72,6 +72,15 @@ def attach(batch: RequestBatch, catalogue: Catalogue) -> RequestBatch:
     return replace(batch, items=items, history=history, user=user)
 
 
+def every_item(catalogue: Catalogue) -> dict[str, jax.Array]:
+    """Features of all items with their ids, row 0 (padding) included: what item sides are computed ahead from.
+
+    Daily statistics are not among them; they depend on a request's day.
+    """
+    rows = len(next(iter(catalogue.items.values())))
+    return catalogue.items | {"id": jnp.arange(rows, dtype=jnp.int32)}
+
+
 def with_frequency(catalogue: Catalogue, counts: np.ndarray) -> Catalogue:
     """Add "log_frequency": log of an item's share of impressions over that of a uniform draw, smoothed by one."""
     smoothed = counts[1:] + 1.0

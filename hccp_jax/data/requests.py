@@ -5,6 +5,7 @@ Axes: U requests, K list slots, H history, F cross features; a task is a name of
 
 import enum
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -56,6 +57,24 @@ class RequestBatch:
     def exposed(self) -> jax.Array:
         """[U, K] bool: the impressions."""
         return self.stage == Stage.EXPOSED
+
+
+def first_slots(log: RequestBatch, slots: int) -> RequestBatch:
+    """The log with its lists cut to their first `slots` slots."""
+
+    def cut(leaf: Any) -> Any:
+        return leaf[:, :slots]
+
+    return replace(
+        log,
+        items=jax.tree.map(cut, log.items),
+        cross=None if log.cross is None else cut(log.cross),
+        stage=cut(log.stage),
+        rank=cut(log.rank),
+        labels=jax.tree.map(cut, log.labels),
+        teacher=jax.tree.map(cut, log.teacher),
+        mask=cut(log.mask),
+    )
 
 
 def _refuse(field: str, problem: str, where: np.ndarray | None = None) -> None:

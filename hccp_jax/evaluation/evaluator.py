@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from hccp_jax.data.catalogue import Catalogue
+from hccp_jax.data.catalogue import Catalogue, every_item
 from hccp_jax.data.requests import RequestBatch
 from hccp_jax.evaluation import exposures
 from hccp_jax.evaluation.candidates import CandidateSet
@@ -175,8 +175,7 @@ def member_scores(
 
     Item sides are computed once for the whole catalogue, as at serving time.
     """
-    everything = catalogue.items | {"id": jnp.arange(len(next(iter(catalogue.items.values()))), dtype=jnp.int32)}
-    items = method.item_side(parameters, everything)
+    items = method.item_side(parameters, every_item(catalogue))
 
     def block(part: EvaluationSet) -> tuple[jax.Array, jax.Array]:
         batch = featurise(part.requests, catalogue)

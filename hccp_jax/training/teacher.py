@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from hccp_jax.data.catalogue import Catalogue
-from hccp_jax.data.requests import RequestBatch
+from hccp_jax.data.requests import RequestBatch, first_slots
 from hccp_jax.methods.base import Method
 
 BLOCK = 256
@@ -21,53 +21,36 @@ class Calibration(NamedTuple):
     offset: float
 
 
-def head_logits(
+def predictor(
     method: Method,
     parameters: Any,
     featurise: Callable[[RequestBatch, Catalogue], RequestBatch],
     catalogue: Catalogue,
-    log: RequestBatch,
     slots: int,
-) -> dict[str, np.ndarray]:
-    """Logits of each head for the first `slots` slots of every request of a log with NumPy leaves.
+) -> Callable[[RequestBatch], dict[str, np.ndarray]]:
+    """A function from a log with NumPy leaves to head -> logits [n, slots] float32, compiled once a shape.
 
-    Returns:
-        head -> [n, slots] float32.
+    Lists are cut to their first `slots` slots; shorter ones stay as they are.
     """
 
     @jax.jit
     def block(parameters: Any, part: RequestBatch, catalogue: Catalogue) -> dict[str, jax.Array]:
         return method.heads(parameters, featurise(part, catalogue))
 
-    short = first_slots(log, slots)
-    total = len(log.mask)
-    size = min(BLOCK, total)
-    # the last block begins earlier rather than being shorter: one program
-    starts = [min(start, total - size) for start in range(0, total, size)]
-    found: dict[str, np.ndarray] = {}
-    for start in starts:
-        part = jax.tree.map(lambda leaf, s=start: leaf[s : s + size], short)
-        for name, logits in jax.device_get(block(parameters, part, catalogue)).items():
-            found.setdefault(name, np.zeros((total, slots), np.float32))[start : start + size] = logits
-    return found
+    def predict(log: RequestBatch) -> dict[str, np.ndarray]:
+        short = first_slots(log, slots)
+        total, width = short.mask.shape
+        size = min(BLOCK, total)
+        # the last block begins earlier rather than being shorter: one program
+        starts = [min(start, total - size) for start in range(0, total, size)]
+        found: dict[str, np.ndarray] = {}
+        for start in starts:
+            part = jax.tree.map(lambda leaf, s=start: leaf[s : s + size], short)
+            for name, logits in jax.device_get(block(parameters, part, catalogue)).items():
+                found.setdefault(name, np.zeros((total, width), np.float32))[start : start + size] = logits
+        return found
 
-
-def first_slots(log: RequestBatch, slots: int) -> RequestBatch:
-    """The log with its lists cut to their first `slots` slots."""
-
-    def cut(leaf: Any) -> Any:
-        return leaf[:, :slots]
-
-    return replace(
-        log,
-        items=jax.tree.map(cut, log.items),
-        cross=None if log.cross is None else cut(log.cross),
-        stage=cut(log.stage),
-        rank=cut(log.rank),
-        labels=jax.tree.map(cut, log.labels),
-        teacher=jax.tree.map(cut, log.teacher),
-        mask=cut(log.mask),
-    )
+    return predict
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray, where: np.ndarray, iterations: int = 25) -> Calibration:
@@ -108,7 +91,7 @@ def write_teacher(
 
     Args:
         log: NumPy leaves [n, K].
-        logits: of `head_logits`.
+        logits: of `predictor`.
         calibrations: of `calibrate`, one for each task that is written.
         ranked: [n, K] bool, the items that the ranking stage scored; the others get 0.
     """

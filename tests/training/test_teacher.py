@@ -7,9 +7,9 @@ import pytest
 from scipy.optimize import minimize
 from tiny_hccp import drawn, featurised, tiny
 
-from hccp_jax.data.requests import Stage, validate
+from hccp_jax.data.requests import Stage, first_slots, validate
 from hccp_jax.data.source import record, replay
-from hccp_jax.training.teacher import Calibration, calibrate, first_slots, head_logits, write_teacher
+from hccp_jax.training.teacher import Calibration, calibrate, predictor, write_teacher
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -46,7 +46,8 @@ def test_separable_classes_stay_finite():
 def test_predictions_are_those_of_the_model_and_stand_where_the_ranker_scored(small_world):
     made = tiny(small_world)
     slots = made.layout.sequence
-    logits = head_logits(made.method, made.parameters, made.source.featurise, made.source.catalogue, made.log, slots)
+    predict = predictor(made.method, made.parameters, made.source.featurise, made.source.catalogue, slots)
+    logits = predict(made.log)
     batch = featurised(made.source, made.log, range(8))
     direct = jax.jit(made.method.heads)(made.parameters, batch)
     for name, values in direct.items():
