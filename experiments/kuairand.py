@@ -181,6 +181,19 @@ def _validate(
     return np.array([first["click/AUC"] + second.metrics[f"long_view/recall@{k}"] for first, second in pairs])
 
 
+FLOORS = (
+    Row("long_view_7d", "long views of the last 7 days", reference=True),
+    Row("popularity_7d", "popularity of the last 7 days", reference=True),
+    Row("popularity", "popularity", reference=True),
+    Row("random", "random", reference=True),
+)
+
+RECALLS = tuple(
+    Column(f"{task}/recall@{k}", f"{task.replace('_', ' ')} recall@{k}")
+    for task in ("click", "long_view")
+    for k in (20, 100, 500)
+)
+
 EXPERIMENT = Experiment(
     name="kuairand",
     title="HCCP on the real logs of KuaiRand-Pure",
@@ -194,10 +207,7 @@ EXPERIMENT = Experiment(
     smoke={"train.steps": 20, "train.chunk": 10, "train.validate_every": 10, "train.batch": 32},
     rows=(
         *(Row(name, label, ROWS[name]) for name, label in LABELS.items()),
-        Row("long_view_7d", "long views of the last 7 days", reference=True),
-        Row("popularity_7d", "popularity of the last 7 days", reference=True),
-        Row("popularity", "popularity", reference=True),
-        Row("random", "random", reference=True),
+        *FLOORS,
     ),
     columns=(
         Column("click/AUC", "click AUC"),
@@ -205,11 +215,7 @@ EXPERIMENT = Experiment(
         Column("click/log_loss", "click log-loss", percent=False),
         Column("long_view/AUC", "long view AUC"),
         Column("long_view/GAUC", "long view GAUC"),
-        *(
-            Column(f"{task}/recall@{k}", f"{task.replace('_', ' ')} recall@{k}")
-            for task in ("click", "long_view")
-            for k in (20, 100, 500)
-        ),
+        *RECALLS,
         Column("long_view/hit_rate@100", "long view hit rate@100"),
         Column("long_view/ndcg@100", "long view NDCG@100"),
     ),

@@ -94,7 +94,7 @@ COST_COLUMNS = (
 
 def run(context: Context) -> None:
     """Train and evaluate the pending trials."""
-    settings: SystemsSettings = replace(context.trials[0].settings, system="hccp")
+    settings: SystemsSettings = context.trials[0].settings
     check_world(settings.world, settings.sampling, settings.train)
     out = context.trials[0].directory.parent.parent
     trained = [trial for trial in context.trials if not trial.row.reference]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments.experiment import Claim, Column, Experiment, Row
-from experiments.kuairand import DATA, reference
+from experiments.kuairand import DATA, FLOORS, RECALLS, reference
 from experiments.kuairand_ground import KuaiRandSystemsSettings, open_ground
 from experiments.lightgbm_floor import lightgbm_metrics
 from experiments.systems import COST_COLUMNS, PAPER, PICTURED, SYSTEM_ROWS
@@ -28,7 +28,7 @@ LIGHTGBM = "lightgbm"
 
 def run(context: Context) -> None:
     """Train and evaluate the pending trials."""
-    settings: KuaiRandSystemsSettings = replace(context.trials[0].settings, system="hccp")
+    settings: KuaiRandSystemsSettings = context.trials[0].settings
     if not settings.data_dir:
         raise UserError("data_dir='': expected the directory with the KuaiRand-Pure files")
     ground = open_ground(context, settings, Path(context.trials[0].directory.parent.parent))
@@ -65,20 +65,13 @@ EXPERIMENT = Experiment(
     rows=(
         *SYSTEM_ROWS,
         Row(LIGHTGBM, "LightGBM", reference=True),
-        Row("long_view_7d", "long views of the last 7 days", reference=True),
-        Row("popularity_7d", "popularity of the last 7 days", reference=True),
-        Row("popularity", "popularity", reference=True),
-        Row("random", "random", reference=True),
+        *FLOORS,
     ),
     columns=(
         Column("click/AUC", "click AUC"),
         Column("click/GAUC", "click GAUC"),
         Column("long_view/AUC", "long view AUC"),
-        *(
-            Column(f"{task}/recall@{k}", f"{task.replace('_', ' ')} recall@{k}")
-            for task in ("click", "long_view")
-            for k in (20, 100, 500)
-        ),
+        *RECALLS,
         Column("long_view/ndcg@100", "long view NDCG@100"),
         *COST_COLUMNS,
     ),
