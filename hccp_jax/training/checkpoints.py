@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 METRIC = "validation"
 _NO_METRIC = -1e30  # JSON has no infinity
+# Orbax tells its saves and loads apart by one number of the whole process: two at a time take each other's signals,
+# and one may write before its directory is there. So one thread does them all, beside training.
+_ORBAX = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
 
 
 def as_tree(state: TrainState) -> dict[str, Any]:
@@ -62,6 +66,7 @@ class Checkpoints:
             UserError: if the directory cannot be written.
         """
         self.directory = directory.absolute()
+        self._saving: Future | None = None
         self.damaged = [path.parent.parent for path in self.directory.glob("*/metrics/metrics") if not _is_json(path)]
         for path in self.damaged:
             shutil.rmtree(path)
@@ -82,11 +87,14 @@ class Checkpoints:
 
         A step that is there already is left alone: the same step of the same run holds the same numbers.
         """
-        if int(tree["step"]) in self.steps:
+        self.wait()
+        step = int(tree["step"])
+        if step in self.steps:
             return
         metrics = {METRIC: metric if metric is not None else _NO_METRIC}
+        copied = jax.tree.map(np.array, tree)  # what happens to the arrays from now on is not saved
         # forced: the policies would leave a save out while another one is under way
-        self._checkpointer.save_async(int(tree["step"]), jax.tree.map(np.asarray, tree), force=True, metrics=metrics)
+        self._saving = _ORBAX.submit(self._checkpointer.save, step, copied, force=True, metrics=metrics)
 
     def drop_after(self, step: int) -> None:
         """Remove the checkpoints of later steps: a run that goes back to `step` writes them again."""
@@ -97,11 +105,16 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Block until what was saved is durable."""
-        self._checkpointer.wait()
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
 
     def close(self) -> None:
         """Finish and release."""
-        self._checkpointer.close()
+        try:
+            self.wait()
+        finally:
+            _ORBAX.submit(self._checkpointer.close).result()
 
     @property
     def steps(self) -> list[int]:
@@ -130,7 +143,7 @@ class Checkpoints:
             UserError: if it is damaged or does not fit the configuration.
         """
         try:
-            tree = self._checkpointer.load(step, like)
+            tree = _ORBAX.submit(self._checkpointer.load, step, like).result()
         except Exception as error:  # Orbax raises many kinds for a damaged file
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(f"checkpoint {self.directory / str(step)}: cannot be read ({first[:160]})") from None

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -175,3 +176,20 @@ def test_importing_leaves_the_console_quiet(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == done.stderr == ""
+
+
+def test_runs_of_several_threads_save_and_load_side_by_side(tmp_path):
+    """Orbax tells its saves apart by one number of the process; without a queue they take each other's signals."""
+    tree = to_host(state()) | {"more": {str(index): np.full((50, 20), index) for index in range(30)}}
+
+    def one(name):
+        for part in range(4):
+            book = Checkpoints(tmp_path / f"{name}{part}")
+            for step in (1, 2, 3):
+                book.save(tree | {"step": np.int32(step)})
+            book.wait()
+            assert_trees_equal(book.load(3, like(tree)), tree | {"step": np.int32(3)})
+            book.close()
+
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(one, "abc"))
