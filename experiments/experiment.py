@@ -31,12 +31,14 @@ class Column:
         header: what the table prints above it.
         percent: whether the numbers are printed in per cent.
         decimals: how many are printed; None decides by size.
+        cost: whether it is a cost; then the mean is printed alone, without an interval or a difference.
     """
 
     metric: str
     header: str
     percent: bool = True
     decimals: int | None = None
+    cost: bool = False
 
 
 @dataclass(frozen=True)

@@ -85,10 +85,10 @@ SYSTEM_ROWS = (
 PICTURED = ("base", "hccp", "rethink", "lcron", "ranktower", "sdcl", "croloss_croloss", "hap", "popularity", "truth")
 
 COST_COLUMNS = (
-    Column("parameters", "parameters", percent=False, decimals=0),
-    Column("kflops_per_candidate", "kFLOP/candidate", percent=False, decimals=2),
-    Column("train_requests_per_second", "training requests/s", percent=False, decimals=0),
-    Column("p50_ms", "p50 ms", percent=False, decimals=2),
+    Column("parameters", "parameters", percent=False, decimals=0, cost=True),
+    Column("kflops_per_candidate", "kFLOP/candidate", percent=False, decimals=2, cost=True),
+    Column("train_requests_per_second", "training requests/s", percent=False, decimals=0, cost=True),
+    Column("p50_ms", "p50 ms", percent=False, decimals=2, cost=True),
 )
 
 
@@ -122,7 +122,7 @@ EXPERIMENT = Experiment(
         train=TrainConfig(steps=400, batch=128, chunk=25, checkpoint_every=400),
         evaluate=EvaluateConfig(requests=768),
     ),
-    smoke=SMOKE | {"evaluate.requests": 64, "tune.requests": 64, "tune.trials": 2},
+    smoke=SMOKE | {"train.steps": 10, "train.chunk": 5, "tune.requests": 64, "tune.trials": 2},
     rows=(*SYSTEM_ROWS, *REFERENCES),
     columns=(
         *(Column(f"{name}@{k}", f"{name}@{k}") for name in ("ISH", "ASH") for k in (10, 100, 1000)),

@@ -108,10 +108,14 @@ def build_table(experiment: Experiment, records: Sequence[Record], notes: Sequen
 
 def _cell(experiment: Experiment, records: Sequence[Record], row: Row, column: Column) -> Cell:
     values = list(by_seed(records, row.name, column.metric).values())
+    if not values:
+        return Cell(column, None, None)
+    found = mean_interval(values)
+    if column.cost:
+        return Cell(column, Interval(found.mean, None, None, found.count), None)
     baseline = experiment.baseline.name
     compared = not row.reference and row.name != baseline
-    paired = difference(records, column.metric, row.name, baseline) if compared else None
-    return Cell(column, mean_interval(values) if values else None, paired)
+    return Cell(column, found, difference(records, column.metric, row.name, baseline) if compared else None)
 
 
 def _facts(experiment: Experiment, records: Sequence[Record], rows: Sequence[TableRow]) -> tuple[str, ...]:
@@ -168,22 +172,30 @@ def to_markdown(table: Table) -> str:
     """table.md: title, facts, the means and the paired differences; bold where the paired interval excludes 0."""
     parts = [
         f"# {table.experiment.title}",
-        _pipes(table.headers, [(row, [cell.text() for cell in row.cells]) for row in table.rows]),
+        _pipes(table.headers, [(row.row, [_marked(c, c.text()) for c in row.cells]) for row in table.rows]),
         " ".join(table.facts),
         table.legend.replace("Marked:", "Bold:") + " Rows in italics are references that are not trained.",
     ]
     if table.compared:
-        rows = [(row, [cell.difference_text() for cell in row.cells]) for row in table.compared]
-        parts += [f"## {table.difference_title}", _pipes(table.headers, rows), table.experiment.data]
+        columns = zip(table.experiment.columns, table.headers, strict=True)
+        headers = [header for column, header in columns if not column.cost]
+        rows = [
+            (row.row, [_marked(c, c.difference_text()) for c in row.cells if not c.column.cost])
+            for row in table.compared
+        ]
+        parts += [f"## {table.difference_title}", _pipes(headers, rows), table.experiment.data]
     return "\n\n".join(parts) + "\n"
 
 
-def _pipes(headers: Sequence[str], rows: Sequence[tuple[TableRow, list[str]]]) -> str:
+def _marked(cell: Cell, text: str) -> str:
+    return f"**{text}**" if cell.differs else text
+
+
+def _pipes(headers: Sequence[str], rows: Sequence[tuple[Row, list[str]]]) -> str:
     lines = [["", *headers], ["---", *["---:"] * len(headers)]]
     for row, texts in rows:
-        marked = [f"**{text}**" if cell.differs else text for cell, text in zip(row.cells, texts, strict=True)]
-        label = row.row.label.replace("|", "\\|")
-        lines.append([f"*{label}*" if row.row.reference else label, *marked])
+        label = row.label.replace("|", "\\|")
+        lines.append([f"*{label}*" if row.reference else label, *texts])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -99,6 +99,15 @@ def test_one_seed_has_no_interval():
     assert "±" not in to_markdown(table).partition("Mean over seeds")[0]
 
 
+def test_a_cost_is_a_mean_alone():
+    table = build_table(experiment((*COLUMNS, Column("AUC", "cost", percent=False, cost=True))), records())
+    cost = cells(table, "fused")[2]
+    assert (cost.text(), cost.differs, cost.difference) == ("0.7100", False, None)
+    means, _, differences = to_markdown(table).partition("## Differences")
+    assert "| cost |" in means
+    assert "cost" not in differences
+
+
 def test_facts_name_paper_head_epochs_seeds_and_data():
     facts = build_table(experiment(), records()).facts
     assert facts == (
