@@ -58,6 +58,7 @@ class HyperConfig:
     unexposed: float = field(0.0, "weight of the light model's cross entropy on unexposed items as 0", at_least=0)
     heavy: float = field(1.0, "weight of the heavy model's loss", at_least=0)
     routed: float = field(0.3, "share of the candidates that the heavy model scores", above=0, at_most=1)
+    on_policy: float = field(0.0, "1: heavy negatives are what the light one routes now", at_least=0, at_most=1)
     light_only: float = field(0.0, "1 serves the light model's order", at_least=0, at_most=1)
     learning_rate: float = field(3e-3, "Adam step size", above=0)
 
@@ -183,11 +184,12 @@ def _parts(
     groups = negatives(batch, positive)
     weights = hyper.groups()
 
-    def contrast(scores: jax.Array, count: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-        return _contrast(scores, positive, groups[:count], weights[:count], hyper, mean)
+    def contrast(scores: jax.Array, of: jax.Array, by: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return _contrast(scores, positive, of, by, hyper, mean)
 
-    light_sum, light_groups, light_found = contrast(light, len(GROUPS))
-    heavy_sum, _, heavy_found = contrast(heavy, HEAVY_GROUPS)
+    light_sum, light_groups, light_found = contrast(light, groups, weights)
+    of_heavy = heavy_negatives(groups, light, hyper, batch.mask)
+    heavy_sum, _, heavy_found = contrast(heavy, of_heavy, weights[:HEAVY_GROUPS])
     shown = slice(0, exposed)
     on_light, on_heavy = (
         binary_cross_entropy(x[:, shown], label[:, shown], where=batch.exposed[:, shown], reduce_fn=mean)
@@ -196,9 +198,9 @@ def _parts(
     unexposed = batch.mask & ~batch.exposed
     on_unexposed = binary_cross_entropy(light, jnp.zeros_like(light), where=unexposed, reduce_fn=mean)
 
-    of_heavy = weighted(hyper.cross_entropy, on_heavy) + heavy_sum
+    heavy_total = weighted(hyper.cross_entropy, on_heavy) + heavy_sum
     rest = weighted(hyper.cross_entropy, on_light) + weighted(hyper.unexposed, on_unexposed)
-    rest += weighted(hyper.heavy, of_heavy)
+    rest += weighted(hyper.heavy, heavy_total)
     terms = {"cross_entropy/light": on_light, "cross_entropy/heavy": on_heavy, "cross_entropy/unexposed": on_unexposed}
     for index, name in enumerate(GROUPS):
         terms[f"infonce/light/{name}"] = light_found[index]
@@ -212,6 +214,23 @@ def negatives(batch: RequestBatch, positive: jax.Array) -> jax.Array:
     """[4, U, K] bool: the negatives of each group, in the order of `GROUPS`."""
     others = [batch.stage == stage for stage in (Stage.RANKED, Stage.PRERANKED, Stage.POOL)]
     return jnp.stack([batch.exposed & ~positive, *others])
+
+
+def heavy_negatives(groups: jax.Array, light: jax.Array, hyper: HyperConfig, where: jax.Array) -> jax.Array:
+    """[2, U, K] bool: the heavy model's negatives, those exposed and those ranked.
+
+    On policy they are what the heavy model would be given to score now, the light model's best `hyper.routed` of the
+    list: those exposed, and those of all other stages. The difference measures the gap of training and serving.
+
+    Args:
+        groups: [4, U, K] bool, of `negatives`.
+        light: [U, K] light scores.
+        hyper: `on_policy` and `routed`.
+        where: [U, K] bool, real items.
+    """
+    chosen = routed_places(light, hyper.routed, where)[0]
+    reached = jnp.stack([groups[0], jnp.any(groups[1:], axis=0)]) & chosen
+    return jnp.where(jnp.asarray(hyper.on_policy) > 0, reached, groups[:HEAVY_GROUPS])
 
 
 def _contrast(
@@ -244,6 +263,17 @@ def _contrast(
     return total, by_group, found[:-1]
 
 
+def routed_places(
+    light: jax.Array, routed: jax.Array | float, where: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The best ceil(routed * n) of n candidates by light score [U, K] bool, all places [U, K], how many [U, 1]."""
+    count = jnp.sum(where, axis=-1, keepdims=True)
+    # a product that is whole in decimals may come out a rounding above it
+    border = jnp.ceil(jnp.asarray(routed, jnp.float32) * count * (1.0 - 1e-6)).astype(jnp.int32)
+    place = positions(jnp.where(where, -light, jnp.inf))
+    return where & (place < border), place, border
+
+
 def routed_scores(light: jax.Array, heavy: jax.Array, routed: jax.Array | float, where: jax.Array) -> jax.Array:
     """The final score of two models in series.
 
@@ -265,11 +295,7 @@ def routed_scores(light: jax.Array, heavy: jax.Array, routed: jax.Array | float,
     [[-1.  1.  2.  0.]]
 
     """
-    count = jnp.sum(where, axis=-1, keepdims=True)
-    # a product that is whole in decimals may come out a rounding above it
-    border = jnp.ceil(jnp.asarray(routed, jnp.float32) * count * (1.0 - 1e-6)).astype(jnp.int32)
-    place = positions(jnp.where(where, -light, jnp.inf))
-    chosen = where & (place < border)
+    chosen, place, border = routed_places(light, routed, where)
     floor = jnp.min(jnp.where(chosen, heavy, jnp.inf), axis=-1, keepdims=True)
     floor = jnp.where(border > 0, floor, 0.0)
     return jnp.where(chosen, heavy, floor - (place - border + 1))
@@ -282,5 +308,6 @@ ROWS: dict[str, dict[str, float]] = {
     "mixed": {"grouped": 0.0, "light_only": 1.0},
     "light_only": {"light_only": 1.0},
     "heavy_only": {"routed": 1.0},
+    "on_policy": {"on_policy": 1.0},
     "hap": {},
 }

@@ -2,6 +2,9 @@
 
 Equation numbers are the paper's. The rows differ in numbers only (`HyperConfig`), so that they share one compiled
 program. Sums over the items of D are sums over a request's list, averaged over requests.
+
+The mask of Eq 4 is chosen beforehand and then fixed. To learn one as in FSCD, train with `learned_pruning`: the log has
+each field's keep probability as `keep/<field>`. Then train with the others as `pruned`.
 """
 
 from dataclasses import dataclass
@@ -52,7 +55,7 @@ class HyperConfig:
     temperature: float = field(1.0, "tau of Eq 7, for logits", above=0)
     similarity_temperature: float = field(1.0, "temperature of the cosines in Eq 8; 1 is the paper's", above=0)
     l0: float = field(1e-4, "lambda of the expected number of open SNR gates", at_least=0)
-    fields: float = field(1e-4, "weight of FSCD's price of open fields; used with model.learned_pruning", at_least=0)
+    fields: float = field(1e-4, "weight of FSCD's price of open fields; used with learned_pruning", at_least=0)
     learning_rate: float = field(3e-3, "Adam step size", above=0)
     serve_click: float = field(1.0, "weight of the click probability in the served score", at_least=0)
     serve_conversion: float = field(0.0, "weight of the second task's probability in the served score", at_least=0)
@@ -111,6 +114,7 @@ def sdcl(spec: FeatureSpec, model: SdclConfig, exposed: int) -> Method:
         ):
             total += jnp.sum(weighted(weight * jnp.stack(of_task), term))
         terms |= {"open_gates": open_gates} | ({"field_price": price} if found.fields else {})
+        terms |= {f"keep/{name}": gate.keep for name, gate in found.fields.items()}
         for index, task in enumerate(spec.tasks):
             terms[f"preranking/{task}"] = preranking[index]
             terms[f"ranking/{task}"] = ranking[index]
@@ -195,9 +199,9 @@ def prices(found: Outputs) -> jax.Array:
     if not found.fields:
         return jnp.zeros(())
     cost = jnp.array([ONLINE_COST[KINDS[name.split("_")[0]]] for name in found.fields])
-    gates, widths = zip(*found.fields.values(), strict=True)
+    widths = jnp.array([gate.width for gate in found.fields.values()])
     # one "list" of fields, so the mean over valid lists is that list's sum
-    return fscd_penalty(jnp.stack(gates), fscd_complexity(cost, jnp.array(widths)))
+    return fscd_penalty(jnp.stack([gate.value for gate in found.fields.values()]), fscd_complexity(cost, widths))
 
 
 _IMPRESSIONS = {"contrast": 0.0, "sampled": 0.0}

@@ -6,9 +6,9 @@ decisions here. Fields are named "user_id", "user_category_0", "user_dense", "hi
 group), "item_id", "item_category_0", "item_dense" and "cross_0" (one a cross feature).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -23,7 +23,6 @@ from hccp_jax.models.pair_model import PairModel
 from hccp_jax.models.snr import AVER, GATES, TRANS, Blocks, SubNetworkRouting
 
 Fields = dict[str, jax.Array]
-Gates = dict[str, tuple[jax.Array, int]]
 USER, ITEM, CROSS = "user", "item", "cross"
 KINDS = {"user": USER, "history": USER, "item": ITEM, "cross": CROSS}
 """Which side a field belongs to, by the first word of its name."""
@@ -53,6 +52,23 @@ class SdclConfig:
     dtype: str = field("float32", "compute type; sums stay float32", choices=("float32", "bfloat16"))
 
 
+class FieldGate(NamedTuple):
+    """The learned gate of a field, FSCD.
+
+    Attributes:
+        value: [] what the field is multiplied by, one draw of the relaxed gate.
+        keep: [] the probability that the field is kept, without gradient.
+        width: numbers in the field.
+    """
+
+    value: jax.Array
+    keep: jax.Array
+    width: int
+
+
+Gates = dict[str, FieldGate]
+
+
 class Side(NamedTuple):
     """What is known of a user [U, ...] or an item [..., ...] before the pair is.
 
@@ -73,7 +89,7 @@ class Outputs(NamedTuple):
         compared: [U, K, D] vectors whose cosines Eq 8 takes: the gated inputs g, or x.
         teacher: [U, T, E] float32 logits of the ranking net, on the leading slots.
         log_alpha: [G] float32 parameters of the SNR gates.
-        fields: name -> (gate, width) of the fields with a learned gate.
+        fields: name -> gate of the fields with a learned one.
     """
 
     logits: jax.Array
@@ -101,7 +117,7 @@ class FieldPruner(nn.Module):
 
     @nn.compact
     def __call__(self, fields: Fields) -> tuple[jax.Array, Gates]:
-        """Fields [..., w] to the joined input [..., D], and name -> (gate, width) of learned ones."""
+        """Fields [..., w] to the joined input [..., D], and the learned gates."""
         kept = {name: value for name, value in fields.items() if name not in self.pruned}
         if not self.learned:
             return jnp.concatenate(list(kept.values()), axis=-1), {}
@@ -110,8 +126,9 @@ class FieldPruner(nn.Module):
         draw = self.make_rng(GATES) if self.has_rng(GATES) else jnp.float32(0.5)
         gates = fscd_keep_gate(logits, draw, temperature=self.temperature)
         closed = [value * gate.astype(value.dtype) for value, gate in zip(kept.values(), gates, strict=True)]
-        prices = {name: (gate, kept[name].shape[-1]) for name, gate in zip(kept, gates, strict=True)}
-        return jnp.concatenate(closed, axis=-1), prices
+        keep = jax.lax.stop_gradient(nn.sigmoid(logits))
+        widths = (value.shape[-1] for value in kept.values())
+        return jnp.concatenate(closed, axis=-1), dict(zip(kept, map(FieldGate, gates, keep, widths), strict=True))
 
 
 class RankingNet(nn.Module):
@@ -272,11 +289,3 @@ def _named(kind: str, features: dict, vectors: list[jax.Array]) -> Fields:
     categories = features["categorical"].shape[-1] if "categorical" in features else 0
     names = [f"{kind}_id", *(f"{kind}_category_{index}" for index in range(categories))]
     return dict(zip([*names, *([f"{kind}_dense"] if "dense" in features else [])], vectors, strict=True))
-
-
-def keep_probabilities(parameters: Mapping[str, Any]) -> dict[str, float]:
-    """Name -> keep probability of each field with a learned gate, the best first; FSCD keeps the first few of them."""
-    logits = {
-        name: leaf for side in (USER, ITEM, CROSS) for name, leaf in parameters.get(f"pruners_{side}", {}).items()
-    }
-    return {name: float(nn.sigmoid(logits[name])) for name in sorted(logits, key=lambda name: -float(logits[name]))}

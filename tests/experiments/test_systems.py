@@ -4,13 +4,18 @@ import json
 import subprocess
 import sys
 
+import jax
 import pytest
+from drawn_batch import draw_batch
 from test_launch import ROOT, launch, one_line
 
 from experiments import systems, systems_kuairand
+from experiments.hccp_ladder import LABELS
 from experiments.systems_settings import MOST_TRIALS, OWN, search_space
 from hccp_jax import config
-from hccp_jax.methods.registry import SYSTEMS, HyperConfigs, numbers
+from hccp_jax.data.catalogue import FeatureSpec
+from hccp_jax.methods.hccp import Layout
+from hccp_jax.methods.registry import SYSTEMS, HyperConfigs, build, numbers
 from launch import main as launch_main
 
 
@@ -27,6 +32,30 @@ def test_every_system_has_a_row_and_every_row_a_configuration(module):
     assert set(experiment.pictured) <= names
     assert len(experiment.pictured) <= 10
     assert all({claim.better, claim.worse} <= names for claim in experiment.claims)
+
+
+# the sizes of the table
+SPEC = FeatureSpec(20_001, 20_001, 10, 41, ("click", "purchase"), history_groups=1, cross=6)
+
+
+def parameter_count(row):
+    settings = config.override(systems.EXPERIMENT.settings, row.overrides)
+    needs = frozenset({"cross", "history", "ranked", "preranked", "pool", "teacher"})
+    method = build(settings.system, SPEC, settings.models, Layout(10, 35), needs)
+    shapes = jax.eval_shape(method.init, jax.random.key(0), draw_batch(spec=SPEC))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def test_rows_that_compare_losses_have_equal_parameters():
+    """Within 2 %: HCCP's rows and the losses on its three towers, SDCL's rows, CROLoss's rows, HAP's rows."""
+    counts = {row.name: parameter_count(row) for row in systems.SYSTEM_ROWS}
+    on_towers = {*LABELS, "copr", "rethink", "arf", "lcron", "fs_ltr", "multi_positive", "ranktower_loss"}
+    others = [{name for name in counts if name.startswith(start)} for start in (("sdcl", "snr"), "croloss", "hap")]
+    families = [on_towers, *others]
+    assert [len(family) for family in families] == [15, 4, 5, 6]
+    for family in families:
+        found = [counts[name] for name in family]
+        assert max(found) <= 1.02 * min(found), {name: counts[name] for name in family}
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

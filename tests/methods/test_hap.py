@@ -1,6 +1,7 @@
 """The HAP-style losses against a float64 transcription from the logits, and the routing against sorting by hand."""
 
 import dataclasses
+import math
 from functools import partial
 from types import SimpleNamespace
 
@@ -100,17 +101,23 @@ def literal(scores, batch, hyper):
         unexposed = np.flatnonzero(stage > Stage.EXPOSED)
         clicked = [k for k in shown if label[k] > 0]
         groups = {name: [k for k in np.flatnonzero(stage == s) if k not in clicked] for name, s in STAGES.items()}
+        heavy = {name: groups[name] for name in GROUPS[:2]}
+        if hyper.on_policy:
+            real = np.flatnonzero(stage > 0)
+            best = real[np.argsort(-z["light"][u, real], kind="stable")][: math.ceil(hyper.routed * len(real))]
+            reached = {name: [k for k in slots if k in best] for name, slots in groups.items()}
+            heavy = {"exposed": reached["exposed"], "ranked": [k for name in GROUPS[1:] for k in reached[name]]}
         add("cross_entropy/unexposed", sum(np.logaddexp(0, z["light"][u, k]) for k in unexposed))
-        for model, names in (("light", GROUPS), ("heavy", GROUPS[:2])):
+        for model, negatives in (("light", groups), ("heavy", heavy)):
             x = z[model][u]
             add(f"cross_entropy/{model}", sum(np.logaddexp(0, x[k]) - label[k] * x[k] for k in shown))
             for name in GROUPS:
                 found.setdefault(f"logit/{model}/{name}", []).extend(x[groups[name]])
             if clicked:
                 tau = hyper.temperature
-                for name in names:
-                    add(f"infonce/{model}/{name}", info_nce(x / tau, clicked, groups[name]))
-                everything = [k for name in names if weights[name] for k in groups[name]]
+                for name, slots in negatives.items():
+                    add(f"infonce/{model}/{name}", info_nce(x / tau, clicked, slots))
+                everything = [k for name, slots in negatives.items() if weights[name] for k in slots]
                 add(f"mixed/{model}", info_nce(x / tau, clicked, everything))
     means = {name: np.mean(values) for name, values in found.items()}
 
@@ -127,9 +134,9 @@ def literal(scores, batch, hyper):
     return rest + contrast("light", GROUPS), np.append(groups, rest), means
 
 
-@pytest.mark.parametrize("grouped", [1.0, 0.0])
-def test_loss_is_the_definition(case, grouped):
-    hyper = dataclasses.replace(HYPER, grouped=grouped)
+@pytest.mark.parametrize(("grouped", "on_policy"), [(1.0, 0.0), (0.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
+def test_loss_is_the_definition(case, grouped, on_policy):
+    hyper = dataclasses.replace(HYPER, grouped=grouped, on_policy=on_policy)
     loss, terms, _ = case.evaluate(hyper)
     expected, _, means = literal(case.scores, case.batch, hyper)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
@@ -143,7 +150,7 @@ def test_rows_are_the_definition_and_share_one_trace(case):
         loss, _, _ = case.evaluate(row(name))
         np.testing.assert_allclose(loss, literal(case.scores, case.batch, row(name))[0], rtol=1e-5)
         losses[name] = float(loss)
-    # the last three differ in serving alone
+    # these differ in serving alone
     assert losses["light_only"] == losses["heavy_only"] == losses["hap"]
     assert len(set(losses.values())) == len(ROWS) - 2
     assert len(case.traces) == 1

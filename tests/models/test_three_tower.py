@@ -5,64 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import numpy_tower
 import pytest
+from drawn_batch import SPEC, H, K, U, draw_batch, draw_parameters, inputs
 
-from hccp_jax.data.catalogue import FeatureSpec
-from hccp_jax.data.requests import RequestBatch
 from hccp_jax.models.three_tower import ModelConfig, ThreeTower
 
 CONFIG = ModelConfig(
     id_width=4, category_width=3, vector=8, hidden=6, experts=2, expert_width=5, cross_hidden=4, normalize=False
 )
-SPEC = FeatureSpec(7, 30, 5, 9, ("click", "purchase"), history_groups=2, cross=3)
 HEADS = ("click", "purchase", "consistency")
-U, K, H = 3, 5, 4
-
-
-def draw_batch(spec=SPEC, seed=0) -> RequestBatch:
-    """Features of every kind; the first request has no history, the second none in its second group."""
-    rng = np.random.default_rng(seed)
-
-    def normal(*shape):
-        return rng.normal(size=shape).astype(np.float32)
-
-    groups = rng.integers(0, 2, (U, H, 2)).astype(np.float32)
-    groups[:, 0, 0] = groups[2, 1, 1] = 1
-    groups[1, :, 1] = 0
-    mask = np.array([[False] * H, [True] * H, [True, True, False, False]])
-    return RequestBatch(
-        user={
-            "id": rng.integers(1, spec.users, U, np.int32),
-            "categorical": rng.integers(0, spec.user_categories, (U, 2), np.int32),
-            "dense": normal(U, 2),
-        },
-        history={
-            "id": rng.integers(1, spec.items, (U, H), np.int32),
-            "categorical": rng.integers(1, spec.item_categories, (U, H, 2), np.int32),
-            "groups": groups,
-        },
-        history_mask=mask,
-        items={
-            "id": rng.integers(1, spec.items, (U, K), np.int32),
-            "categorical": rng.integers(1, spec.item_categories, (U, K, 2), np.int32),
-            "dense": normal(U, K, 3),
-        },
-        cross=normal(U, K, spec.cross) if spec.cross else None,
-        stage=None,
-        rank=None,
-        labels={},
-        teacher={},
-        mask=np.ones((U, K), bool),
-    )
-
-
-def inputs(batch):
-    return batch.user, batch.history, batch.history_mask, batch.items, batch.cross
-
-
-def draw_parameters(tower, batch, seed=1):
-    shapes = jax.eval_shape(tower.init, jax.random.key(0), *inputs(batch))["params"]
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: (0.5 * rng.normal(size=leaf.shape)).astype(np.float32), shapes)
 
 
 def apply(tower, parameters, *args, method=ThreeTower.everything):
@@ -89,7 +39,7 @@ def test_forward_pass_is_the_definition(made, normalize):
 
 def test_without_cross_features_the_score_is_the_weighted_dot_product(made):
     spec = dataclasses.replace(SPEC, cross=0)
-    tower, batch = ThreeTower(CONFIG, spec, HEADS), draw_batch(spec)
+    tower, batch = ThreeTower(CONFIG, spec, HEADS), draw_batch(spec=spec)
     parameters = draw_parameters(tower, batch)
     assert not any("cross_hidden" in name or "cross_output" in name for name in parameters)
     *_, dots, logits = apply(tower, parameters, *inputs(batch))

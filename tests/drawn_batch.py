@@ -15,7 +15,7 @@ SPEC = FeatureSpec(7, 30, 5, 9, ("click", "purchase"), history_groups=2, cross=3
 U, K, H = 3, 5, 4
 
 
-def draw_batch(seed=0) -> RequestBatch:
+def draw_batch(seed=0, spec=SPEC) -> RequestBatch:
     """The first request has no history, the second none in its second group; users are different."""
     rng = np.random.default_rng(seed)
 
@@ -27,22 +27,22 @@ def draw_batch(seed=0) -> RequestBatch:
     groups[1, :, 1] = 0
     return RequestBatch(
         user={
-            "id": 1 + rng.permutation(SPEC.users - 1)[:U].astype(np.int32),
-            "categorical": rng.integers(0, SPEC.user_categories, (U, 2), np.int32),
+            "id": 1 + rng.permutation(spec.users - 1)[:U].astype(np.int32),
+            "categorical": rng.integers(0, spec.user_categories, (U, 2), np.int32),
             "dense": normal(U, 2),
         },
         history={
-            "id": rng.integers(1, SPEC.items, (U, H), np.int32),
-            "categorical": rng.integers(1, SPEC.item_categories, (U, H, 2), np.int32),
+            "id": rng.integers(1, spec.items, (U, H), np.int32),
+            "categorical": rng.integers(1, spec.item_categories, (U, H, 2), np.int32),
             "groups": groups,
         },
         history_mask=np.array([[False] * H, [True] * H, [True, True, False, False]]),
         items={
-            "id": rng.integers(1, SPEC.items, (U, K), np.int32),
-            "categorical": rng.integers(1, SPEC.item_categories, (U, K, 2), np.int32),
+            "id": rng.integers(1, spec.items, (U, K), np.int32),
+            "categorical": rng.integers(1, spec.item_categories, (U, K, 2), np.int32),
             "dense": normal(U, K, 3),
         },
-        cross=normal(U, K, SPEC.cross),
+        cross=normal(U, K, spec.cross) if spec.cross else None,
         stage=None,
         rank=None,
         labels={},
