@@ -47,9 +47,10 @@ class SystemsSettings:
     evaluate: EvaluateConfig = EvaluateConfig()
 
 
-# What a row tries beside its defaults: two other step sizes, and one number of its own.
+# What a row tries beside its defaults: two other step sizes, and one number of its own. It is none that tells rows of
+# one system apart: tuning may not make one row of another.
 OWN: dict[str, dict[str, float]] = {
-    "hccp": {"negatives": 1.0},
+    "hccp": {"conversion": 1.0},
     "copr": {"consistency": 0.1},
     "rethink": {"temperature": 0.3},
     "arf": {"temperature": 10.0},
@@ -64,7 +65,7 @@ OWN: dict[str, dict[str, float]] = {
     "inttower": {"negatives": 1.0},
     "ranktower": {"sort_temperature": 0.3},
     "ranktower_loss": {"sort_temperature": 0.3},
-    "sdcl": {"contrast": 1.0},
+    "sdcl": {"rank_conversion": 0.3},
     "croloss": {"scale": 20.0},
     "hap": {"temperature": 0.3},
 }
@@ -76,7 +77,7 @@ def search_space(system: str, hypers: HyperConfigs, trials: int) -> list[dict[st
     The step size is multiplied by 1/3 and 3, and one number of the system's own takes another value.
 
     >>> search_space("hccp", HyperConfigs(), 4)
-    [{}, {'learning_rate': 0.009}, {'learning_rate': 0.001}, {'negatives': 1.0}]
+    [{}, {'learning_rate': 0.009}, {'learning_rate': 0.001}, {'conversion': 1.0}]
 
     """
     rate = numbers(system, hypers).learning_rate

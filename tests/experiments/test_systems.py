@@ -70,6 +70,17 @@ def test_all_systems_have_one_budget_and_valid_settings(system):
     assert OWN[system] != {name: getattr(own, name) for name in OWN[system]}
 
 
+@pytest.mark.parametrize("module", [systems, systems_kuairand])
+def test_tuning_makes_no_row_of_another(module):
+    """No tuned number is one that any row of the same system sets."""
+    rows = [row for row in module.EXPERIMENT.rows if not row.reference]
+    for system in SYSTEMS:
+        own = [row.overrides for row in rows if row.overrides.get("system") == system]
+        field = SYSTEMS[system].hyper
+        tuned = {f"hyper.{field}.{name}" for name in (*OWN[system], "learning_rate")}
+        assert not tuned & {name for overrides in own for name in overrides}
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
