@@ -38,7 +38,7 @@ from hccp_jax.methods.base import Method
 from hccp_jax.methods.hccp import ROWS, HyperConfig, Layout, NegativesConfig, hccp
 from hccp_jax.models.three_tower import ModelConfig
 from hccp_jax.training.loop import Member, TrainConfig, train
-from hccp_jax.training.state import TrainState
+from hccp_jax.training.state import TrainState, stack_numbers
 
 DATA = (
     "Real logs (KuaiRand-Pure, Kuaishou): exposures, clicks and long views are real; the unexposed stages of the "
@@ -152,7 +152,7 @@ def _train(
     placement = replace(context.placement, population=min(context.placement.population, len(trials)))
     report = context.report(f"{len(trials)} trials", settings.train.steps)
     held_out = ExposedLists(data.validation, catalogue, featurise)
-    hypers = jax.tree.map(lambda *x: jnp.array(x, jnp.float32), *(trial.settings.hyper for trial in trials))
+    hypers = stack_numbers([trial.settings.hyper for trial in trials])
     validate = partial(
         _validate, method, hypers, held_out, whole_catalogue(data, catalogue, settings, "validation", every=4)
     )

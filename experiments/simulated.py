@@ -5,8 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.settings import SimulatedSettings
@@ -20,9 +18,9 @@ from hccp_jax.errors import UserError
 from hccp_jax.evaluation.evaluator import Evaluator, Result
 from hccp_jax.evaluation.metrics import log_cutoffs
 from hccp_jax.evaluation.simulated import evaluation_set, references
-from hccp_jax.methods.hccp import HyperConfig, Layout, hccp
+from hccp_jax.methods.hccp import Layout, hccp
 from hccp_jax.training.loop import Member, TrainConfig, Trained, train
-from hccp_jax.training.state import TrainState
+from hccp_jax.training.state import TrainState, stack_numbers
 
 DATA = (
     "Simulated data: users, items, funnel and feedback come from the package's own world; the truth row scores by the "
@@ -111,10 +109,6 @@ def _method(settings: SimulatedSettings, source: Source) -> Any:
     return hccp(source.spec, settings.model, settings.negatives, layout)
 
 
-def _stack(hypers: list[HyperConfig]) -> HyperConfig:
-    return jax.tree.map(lambda *values: jnp.array(values, jnp.float32), *hypers)
-
-
 def _train(context: Context, settings: SimulatedSettings, world: World, source: Source, trials: list[Trial]) -> Trained:
     method = _method(settings, source)
     config: TrainConfig = settings.train
@@ -126,7 +120,7 @@ def _train(context: Context, settings: SimulatedSettings, world: World, source: 
         held_out = open_evaluator(
             settings.world, settings.evaluate.cutoffs, world, source, settings.evaluate.requests, "validation"
         )
-        hypers = _stack([trial.settings.hyper for trial in trials])
+        hypers = stack_numbers([trial.settings.hyper for trial in trials])
 
         def validate(states: TrainState) -> np.ndarray:
             found = held_out.population(method, states.parameters, hypers, _shards(context, trials))
@@ -160,7 +154,7 @@ def _evaluate(
         # a row that does not train the consistency head has nothing to fuse
         heads["fused/"] = [replace(h, serve_consistency=float(h.consistency > 0)) for h in hypers]
     found = {
-        prefix: evaluator.population(method, trained.states.parameters, _stack(numbers), shards)
+        prefix: evaluator.population(method, trained.states.parameters, stack_numbers(numbers), shards)
         for prefix, numbers in heads.items()
     }
     for index, (trial, step) in enumerate(zip(trials, trained.steps, strict=True)):

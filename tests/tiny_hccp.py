@@ -13,7 +13,7 @@ from hccp_jax.data.catalogue import with_frequency
 from hccp_jax.data.requests import RequestBatch
 from hccp_jax.data.source import Source, log_chunk
 from hccp_jax.methods.base import Method
-from hccp_jax.methods.hccp import HyperConfig, Layout, NegativesConfig, hccp
+from hccp_jax.methods.hccp import Layout, NegativesConfig, hccp
 from hccp_jax.models.three_tower import ModelConfig
 
 # free dot products, so that the norms of Eq 5 show
@@ -76,11 +76,6 @@ def drawn(method: Method, batch: RequestBatch, seed: int = 0):
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(method.init, jax.random.key(0), batch)
     return jax.tree.map(lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape), x.dtype), shapes)
-
-
-def stacked(hypers: list[HyperConfig]) -> HyperConfig:
-    """Numbers of several members, leaves [M]."""
-    return jax.tree.map(lambda *values: jnp.array(values, jnp.float32), *hypers)
 
 
 def assert_trees_close(first, second, relative: float) -> None:

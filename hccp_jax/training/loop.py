@@ -20,7 +20,7 @@ from hccp_jax.methods.base import Method
 from hccp_jax.training.checkpoints import Checkpoints, as_tree, to_host, to_state
 from hccp_jax.training.logbook import Logbook
 from hccp_jax.training.program import Placement, Program
-from hccp_jax.training.state import TrainState
+from hccp_jax.training.state import TrainState, stack_numbers
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class _Run:
         # members fill the population axis; the last one stands in for the empty places
         self.places = -(-len(members) // self.wrapped.population) * self.wrapped.population
         filled = list(members) + [members[-1]] * (self.places - len(members))
-        self.hypers = jax.tree.map(lambda *x: jnp.stack([jnp.float32(v) for v in x]), *(m.hyper for m in filled))
+        self.hypers = stack_numbers([member.hyper for member in filled])
         self.streams = jnp.array([seeds.index(m.seed) for m in filled], jnp.int32)
         keys = jnp.stack([jax.random.key(seed) for seed in seeds])
         one_request = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), sample)

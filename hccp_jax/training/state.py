@@ -1,5 +1,6 @@
 """The state of one training run: everything a checkpoint holds, and nothing else."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -28,6 +29,11 @@ class TrainState:
     moments: Any
     key: jax.Array
     alive: jax.Array
+
+
+def stack_numbers(hypers: Sequence[Any]) -> Any:
+    """Numbers of the members of a population as one tree, leaves [M] float32."""
+    return jax.tree.map(lambda *values: jnp.array(values, jnp.float32), *hypers)
 
 
 def optimizer(learning_rate: jax.Array | float) -> optax.GradientTransformation:

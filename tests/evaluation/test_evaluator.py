@@ -9,12 +9,13 @@ import numpy as np
 import numpy_tower
 import pytest
 from drawn_requests import best_first
-from tiny_hccp import MODEL, stacked, tiny
+from tiny_hccp import MODEL, tiny
 
 from hccp_jax.cascade.source import featurise
 from hccp_jax.evaluation.evaluator import EvaluationSet, Evaluator
 from hccp_jax.evaluation.simulated import evaluation_set, references
 from hccp_jax.methods.hccp import HyperConfig
+from hccp_jax.training.state import stack_numbers
 
 CUTOFFS, CURVE = (5, 20), (1, 5, 40)
 HYPERS = [HyperConfig(), HyperConfig(serve_click=0.4, serve_conversion=1.0, serve_consistency=0.3), HyperConfig()]
@@ -29,7 +30,7 @@ def case(small_world):
     other = jax.tree.map(lambda leaf: leaf[::-1], made.parameters)
     members = jax.tree.map(lambda *x: jnp.stack(x), made.parameters, made.parameters, other)
     evaluator = Evaluator(data, made.source.catalogue, featurise, CUTOFFS, CURVE, octile_cutoff=20)
-    found = evaluator.population(made.method, members, stacked(HYPERS))
+    found = evaluator.population(made.method, members, stack_numbers(HYPERS))
     shown = evaluator.scores(references(made.source.frequency))
     return SimpleNamespace(
         made=made, data=data, members=members, evaluator=evaluator, found=found, references=shown, flat=flat(data)
@@ -44,7 +45,7 @@ def flat(data: EvaluationSet) -> EvaluationSet:
 def measured(case, data, parameters=None, hypers=None):
     evaluator = dataclasses.replace(case.evaluator, data=data)
     return evaluator.population(
-        case.made.method, case.members if parameters is None else parameters, stacked(hypers or HYPERS)
+        case.made.method, case.members if parameters is None else parameters, stack_numbers(hypers or HYPERS)
     )
 
 
@@ -125,7 +126,7 @@ def test_curves_pass_through_the_table(case):
 
 def test_shards_change_nothing(case):
     """Three members on two devices: one place is filled."""
-    found = case.evaluator.population(case.made.method, case.members, stacked(HYPERS), shards=2)
+    found = case.evaluator.population(case.made.method, case.members, stack_numbers(HYPERS), shards=2)
     shown = case.evaluator.scores(references(case.made.source.frequency), shards=2)
     assert len(found) == 3
     for one, two in zip(case.found, found, strict=True):

@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_hccp import assert_trees_close, stacked, tiny
+from tiny_hccp import assert_trees_close, tiny
 from toy import Hyper, Toy
 
 from hccp_jax.collectives import pmean
 from hccp_jax.errors import UserError
 from hccp_jax.methods.hccp import HyperConfig
 from hccp_jax.training.parallel import KINDS, wrap
-from hccp_jax.training.state import TrainState, initial_state, optimizer
+from hccp_jax.training.state import TrainState, initial_state, optimizer, stack_numbers
 from hccp_jax.training.step import train_chunk
 
 STEPS = 3
@@ -76,7 +76,7 @@ def toy_case():
     toy = Toy(size=16)
     one = jax.tree.map(lambda x: x[:1], toy.batch(0, 0))
     states = jax.vmap(lambda key: initial_state(toy.method, key, one))(jax.random.split(jax.random.key(0), 2))
-    hypers = jax.tree.map(lambda *x: jnp.array(x, jnp.float32), Hyper(), Hyper(noise=0.4, learning_rate=0.02))
+    hypers = stack_numbers([Hyper(), Hyper(noise=0.4, learning_rate=0.02)])
     arguments = states, hypers, [toy.chunk([0, 1], number, 1) for number in range(STEPS)]
     where = arguments[2][0]["where"].reshape(2, 8, 2)
     assert len(set(where[0].sum(-1))) > 1
@@ -105,7 +105,9 @@ def hccp_case(small_world):
         assert positives[0] > positives[2] > 0
         assert not positives[4:].any()
         batches.append(jax.tree.map(lambda leaf, rows=rows: leaf[rows][None, None], log))
-    hypers = stacked([HyperConfig(log_q=0.5, temperature=0.5), HyperConfig(margin=0.2, learning_rate=1e-2, local=0.2)])
+    hypers = stack_numbers(
+        [HyperConfig(log_q=0.5, temperature=0.5), HyperConfig(margin=0.2, learning_rate=1e-2, local=0.2)]
+    )
     moments = optimizer(0.0).init(made.parameters)
     state = TrainState(jnp.int32(0), made.parameters, moments, jax.random.key(5), jnp.asarray(True))
     states = jax.tree.map(lambda x: jnp.stack([x, x]), state)

@@ -8,7 +8,7 @@ import pytest
 from tiny_hccp import assert_trees_close, assert_trees_equal
 from toy import Hyper, Toy
 
-from hccp_jax.training.state import initial_state
+from hccp_jax.training.state import initial_state, stack_numbers
 from hccp_jax.training.step import train_chunk, train_step
 
 TOTAL = jnp.float32(40)
@@ -76,7 +76,7 @@ def test_a_chunk_is_its_steps_for_each_member_with_its_own_numbers_and_stream(to
     streams = [1, 0, 1]
     batches = toy.chunk([4, 9], 0, 3)
     states = jax.tree.map(lambda *x: jnp.stack(x), *[state] * 3)
-    stacked = jax.tree.map(lambda *x: jnp.array(x, jnp.float32), *hypers)
+    stacked = stack_numbers(hypers)
     catalogue = {"scale": jnp.float32(2.0)}
     found, metrics = jax.jit(lambda *a: train_chunk(toy.method, source.featurise, *a, total_steps=TOTAL, axis=None))(
         states, stacked, jnp.array(streams), batches, catalogue
