@@ -134,12 +134,8 @@ def test_sides_computed_ahead_serve_the_same_scores_and_padding_changes_none(wor
         np.testing.assert_allclose(score[:, ~hidden], heads[task][:, ~hidden], rtol=1e-5, atol=1e-6, err_msg=task)
 
 
-QUICK = ("hccp", "ranktower")  # the others are learned by heart in the slow tests
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
 def test_a_few_requests_can_be_learned_by_heart(world, name):
     """Clicked items come to lead, by their AUC against all items of the lists, further than before training."""
     made, batch = world
