@@ -46,8 +46,8 @@ class KuaiRand:
     """The prepared data set.
 
     Attributes:
-        catalogue: users "categorical" [users, C]; items "categorical" [items, 6] (first tag first) and "dense"
-            [items, 2]; daily [P, items, 4].
+        catalogue: users "categorical" [users, C] and "group" [users], by activity; items "categorical" [items, 6]
+            (first tag first) and "dense" [items, 2]; daily [P, items, 4].
         spec: sizes; `history_groups` are all exposures and long views, `cross` is that of `cross_features`.
         train: K = exposed + ranked + preranked + pool slots, in day order; stages below exposure are simulated.
         validation: K = exposed slots, exposures only.
@@ -244,7 +244,11 @@ def load(data_dir: str | Path, config: KuaiRandConfig = KuaiRandConfig()) -> Kua
         validate(batch, vocabulary)
     shown = np.bincount(tables.log.item[builder.rows("train")], minlength=spec_items).astype(np.float32)
     return KuaiRand(
-        catalogue=Catalogue(users={"categorical": builder.user_table}, items=builder.items, daily=builder.daily),
+        catalogue=Catalogue(
+            users={"categorical": builder.user_table, "group": features.activity_groups(tables.users)},
+            items=builder.items,
+            daily=builder.daily,
+        ),
         spec=FeatureSpec(
             users=past.users,
             items=spec_items,

@@ -22,6 +22,7 @@ TAG_PRIOR = 5.0  # the same for a user's taste for a tag
 WEEK = 7
 ITEM_STATISTICS = ("click rate", "long-view rate", "log exposures", "log exposures of 7 days")
 USER_STATISTICS = ("click rate", "long-view rate", "log count", "tab click rate", "tab long-view rate", "tab log count")
+ACTIVITY = ("full_active", "high_active", "middle_active", "low_active")  # user groups 0-3; 4 is anything else
 CROSS = 2  # F of `cross_features`
 _TAB, _HOUR, _STATIC = 1, 1 + TABS, 1 + TABS + 24  # first ids of the fields of the user vocabulary
 _DURATION_SECONDS = (7, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300)
@@ -52,6 +53,13 @@ def encode_users(users: pl.DataFrame) -> tuple[np.ndarray, int]:
     The vocabulary begins with the request's own fields, tab and hour: see `request_categories`.
     """
     return _table([_codes(users[name]) for name in USER_FIELDS], _STATIC)
+
+
+def activity_groups(users: pl.DataFrame) -> Any:
+    """[users] int32 group of each user by how often the user comes, 0 the most often; row 0 is padding."""
+    known = users["user_active_degree"].cast(pl.String)
+    groups = known.replace_strict(ACTIVITY, range(len(ACTIVITY)), default=len(ACTIVITY), return_dtype=pl.Int32)
+    return np.pad(groups.to_numpy(), (1, 0), constant_values=len(ACTIVITY))
 
 
 def request_categories(tab: np.ndarray, hour: np.ndarray) -> np.ndarray:

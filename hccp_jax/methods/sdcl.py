@@ -160,7 +160,10 @@ def sdcl(spec: FeatureSpec, model: SdclConfig, exposed: int) -> Method:
         return contrast, mean_weights(jax.lax.stop_gradient(learned), pairs, batch, axis)
 
     def mean_weights(weights: jax.Array, pairs: jax.Array, batch: RequestBatch, axis: Axis) -> dict[str, jax.Array]:
-        """Table 7: mean of the weights of Eq 8 [T, U, P, N] over pairs, by task and stage, and by user group if any."""
+        """Mean of the weights of Eq 8 [T, U, P, N] over pairs, by task and stage, and by user group and day if any.
+
+        By stage and group it is Table 7. Groups and days that a batch has not are 0.
+        """
         powers = jnp.stack([jnp.ones_like(weights), weights, jnp.square(weights)])
         sums = jnp.sum(jnp.where(pairs, powers, 0.0), axis=3)  # [3, T, U, N] of each negative
         at_stage = jnp.stack([batch.stage == number for number in STAGES.values()], axis=-1)
@@ -176,11 +179,13 @@ def sdcl(spec: FeatureSpec, model: SdclConfig, exposed: int) -> Method:
         found = {"weight_spread": jnp.sqrt(jnp.maximum(second - jnp.square(first), 0.0))}
         by_stage = means(sums.sum(3))[0]
         found |= {f"weight_{stage}": by_stage[:, index] for index, stage in enumerate(STAGES)}
-        if "group" in batch.user:
-            member = (batch.user["group"][:, None] == jnp.arange(model.groups)).astype(sums.dtype)
-            by_group = means(jnp.einsum("mtsu,ug->mtsg", sums, member))[0]
-            for group in range(model.groups):
-                found |= {f"weight_{stage}_group_{group}": by_group[:, s, group] for s, stage in enumerate(STAGES)}
+        for name, count in (("group", model.groups), ("day", model.days)):
+            if name not in batch.user:
+                continue
+            member = (batch.user[name][:, None] == jnp.arange(count)).astype(sums.dtype)
+            parts = means(jnp.einsum("mtsu,ug->mtsg", sums, member))[0]
+            for part in range(count):
+                found |= {f"weight_{stage}_{name}_{part}": parts[:, s, part] for s, stage in enumerate(STAGES)}
         return {f"{name}/{task}": found[name][t] for name in found for t, task in enumerate(spec.tasks)}
 
     needs = frozenset({"ranked", "preranked", "pool"})

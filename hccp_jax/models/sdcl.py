@@ -49,6 +49,7 @@ class SdclConfig:
     gated_similarity: bool = field(True, "Eq 8 compares gated inputs g; false: the inputs x")
     weight_gradient: bool = field(False, "differentiate Eq 7 through its weights, to the letter")
     groups: int = field(5, "user groups whose mean weights are logged where the log has them", at_least=1)
+    days: int = field(16, "days whose mean weights are logged where requests have one", at_least=1)
     dtype: str = field("float32", "compute type; sums stay float32", choices=("float32", "bfloat16"))
 
 

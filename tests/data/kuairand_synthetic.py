@@ -24,6 +24,8 @@ VIDEO_HEADER = (
     "music_id,music_type,tag"
 )
 
+DEGREES = ("full_active", "middle_active", "day_new")
+
 
 def log_row(user, video, day, second, click=0, long_view=0, tab=1):
     moment = FIRST + timedelta(days=day, seconds=second)
@@ -47,7 +49,8 @@ def log_rows(seed=0, count=400):
 def user_rows():
     tail = ",".join(["1", "3", "19", "7", "", "0", "0", "31", "283", "6", "2", "2", *["", "0.0"] * 3])
     return [
-        f'{u},full_active,0,-124,{u % 2},{u},"(250,500]",20,"[10,100)",3,"[1,5)",9,730+,{tail}' for u in range(USERS)
+        f'{u},{DEGREES[u % 3]},0,-124,{u % 2},{u},"(250,500]",20,"[10,100)",3,"[1,5)",9,730+,{tail}'
+        for u in range(USERS)
     ]
 
 

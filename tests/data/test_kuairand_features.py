@@ -140,6 +140,12 @@ def test_static_tables(tables):
     assert len(np.unique(users[1:, field])) == 1
     for column in range(users.shape[1] - 1):  # fields do not share ids
         assert not np.intersect1d(users[1:, column], users[1:, column + 1]).size
+    groups = kf.activity_groups(tables.users)
+    assert groups[0] == 4
+    names = dict(enumerate(kf.ACTIVITY))
+    for group, text in zip(groups[1:], tables.users["user_active_degree"], strict=True):
+        assert (names[group] == text) if group < 4 else text not in kf.ACTIVITY
+    assert len(set(groups)) > 2
     items, size, tags = kf.encode_items(tables.videos, 19107)
     assert items["categorical"].shape == (61, 6)
     assert items["categorical"].max() < size

@@ -21,7 +21,16 @@ from hccp_jax.models.sdcl import Sdcl, SdclConfig
 KEY = jax.random.key(3)
 TASKS = ("click", "purchase")
 SMALL = SdclConfig(
-    id_width=4, category_width=3, gate_hidden=5, blocks=2, width=6, tower=4, ranker=(7,), groups=2, gate_scale=1.5
+    id_width=4,
+    category_width=3,
+    gate_hidden=5,
+    blocks=2,
+    width=6,
+    tower=4,
+    ranker=(7,),
+    groups=2,
+    days=3,
+    gate_scale=1.5,
 )
 # the pre-ranking net does without these, so that their tables and layers are the ranking net's alone
 CONFIG = dataclasses.replace(SMALL, pruned=("user_id", "history_1", "cross_2"))
@@ -185,6 +194,7 @@ def literal(outputs, hyper, batch, open_gates, price=0.0):
                     group = int(batch.user["group"][u])
                     add(weights, f"weight_{Stage(stages[j]).name.lower()}/{task}", value)
                     add(weights, f"weight_{Stage(stages[j]).name.lower()}_group_{group}/{task}", value)
+                    add(weights, f"weight_{Stage(stages[j]).name.lower()}_day_{batch.user['day'][u]}/{task}", value)
                     add(weights, f"all/{task}", value)
                 used = hyper.adaptive * w + 1 - hyper.adaptive
                 others = sum(used * np.exp(z[negatives] / hyper.temperature))
@@ -217,7 +227,8 @@ def decided(parameters):
 
 def batch_of(made, rows):
     batch = featurised(made.source, made.log, rows)
-    return batch.replace(user=batch.user | {"group": jnp.arange(len(rows), dtype=jnp.int32) % 2})
+    numbers = jnp.arange(len(rows), dtype=jnp.int32)
+    return batch.replace(user=batch.user | {"group": numbers % 2, "day": numbers % 3})
 
 
 def compiled(method):
@@ -314,8 +325,9 @@ def test_loss_is_the_equations(case):
     assert {
         f"weight_{kind}_group_{g}/click" for kind in ("ranked", "preranked", "pool") for g in (0, 1)
     } <= means.keys()
-    missing = terms.keys() - means.keys() - {"open_gates"}  # no request of group 0 has a purchase
-    assert all(name.endswith("_group_0/purchase") and terms[name] == 0 for name in missing)
+    assert {"weight_pool_day_0/click", "weight_pool_day_1/click"} <= means.keys()
+    missing = terms.keys() - means.keys() - {"open_gates"}  # groups and days without a positive
+    assert all(("_group_" in name or "_day_" in name) and terms[name] == 0 for name in missing)
     for name in means.keys() & terms.keys():
         np.testing.assert_allclose(terms[name], means[name], rtol=1e-4, err_msg=name)
 
@@ -578,12 +590,12 @@ def test_served_score_is_the_sum_of_probabilities(case):
 
 def test_needs_and_terms(case):
     assert case.method.needs == {"ranked", "preranked", "pool"}
-    bare = case.batch.replace(user={name: x for name, x in case.batch.user.items() if name != "group"})
+    bare = case.batch.replace(user={name: x for name, x in case.batch.user.items() if name not in ("group", "day")})
     hyper = jax.tree.map(jnp.float32, HYPER)
     _, terms = jax.eval_shape(
         lambda p, b: case.method.loss(p, hyper, b, KEY, jnp.float32(0.5), None), case.parameters, bare
     )
-    assert not [name for name in terms if "group" in name]
+    assert not [name for name in terms if "group" in name or "day" in name]
     assert all(leaf.shape == () for leaf in jax.tree.leaves(terms))
     assert HyperConfig(**ROWS["sdcl"]) == HyperConfig()
 
