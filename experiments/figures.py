@@ -153,7 +153,7 @@ def _octile_panel(axis: Axes, experiment: Experiment, records: Sequence[Record],
             at, means = [octile + offset for octile, _ in points], [interval.mean for _, interval in points]
             errors = [_half(interval) for _, interval in points]
             axis.bar(
-                at, means, width * 0.9, yerr=errors, label=row.label, error_kw=ERRORS, color=_colour(experiment, row)
+                at, means, width * 0.9, yerr=errors, label=row.label, error_kw=ERRORS, color=colour(experiment, row)
             )
     axis.set(title=name, xlabel="octile of item frequency (1: most frequent, 8: rarest)")
     axis.set_xticks(list(OCTILES))
@@ -166,7 +166,7 @@ def _share_panel(axis: Axes, experiment: Experiment, records: Sequence[Record]) 
     rows = [row for row in reversed(experiment.rows) if by_seed(records, row.name, TAIL_SHARE)]
     for place, row in enumerate(rows):
         interval = mean_interval(list(by_seed(records, row.name, TAIL_SHARE).values()))
-        axis.barh(place, interval.mean, 0.7, xerr=_half(interval), error_kw=ERRORS, color=_colour(experiment, row))
+        axis.barh(place, interval.mean, 0.7, xerr=_half(interval), error_kw=ERRORS, color=colour(experiment, row))
     axis.set_yticks(range(len(rows)), [row.label for row in rows], fontsize=min(9, 100 / max(len(rows), 1)))
     axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axis.set(title=f"Share of slots taken by the tail ({TAIL_SHARE})")
@@ -200,15 +200,17 @@ def _line(axis: Axes, experiment: Experiment, row: Row, points: Sequence[tuple[f
     axis.plot(
         xs, [i.mean for _, i in points], label=row.label, **_line_style(experiment, row, markers=len(points) <= 16)
     )
-    axis.fill_between(xs, lows, highs, color=_colour(experiment, row), alpha=0.18, linewidth=0)
+    axis.fill_between(xs, lows, highs, color=colour(experiment, row), alpha=0.18, linewidth=0)
 
 
 def _kin(experiment: Experiment, row: Row) -> int:
-    """Place of a row among the trained rows, or among the references: the same in every figure."""
-    return [other.name for other in experiment.rows if other.reference == row.reference].index(row.name)
+    """Place of a row among the trained rows of the pictures, or among the references: the same in every figure."""
+    shown = [other for other in experiment.rows if not experiment.pictured or other.name in experiment.pictured]
+    return [other.name for other in shown if other.reference == row.reference].index(row.name)
 
 
-def _colour(experiment: Experiment, row: Row) -> str:
+def colour(experiment: Experiment, row: Row) -> str:
+    """The colour of a row, the same in every picture."""
     colours = GREYS if row.reference else COLOURS
     return colours[_kin(experiment, row) % len(colours)]
 
@@ -220,7 +222,7 @@ def _line_style(experiment: Experiment, row: Row, markers: bool) -> dict[str, An
     else:
         style = {"linestyle": "-" if place < len(COLOURS) else "--", "linewidth": 1.8, "zorder": 4}
     marker = MARKERS[place % len(MARKERS)] if markers and not row.reference else ""
-    return {**style, "marker": marker, "markersize": 4, "color": _colour(experiment, row)}
+    return {**style, "marker": marker, "markersize": 4, "color": colour(experiment, row)}
 
 
 def _panels(

@@ -10,6 +10,7 @@ from drawn_batch import draw_batch
 from test_launch import ROOT, launch, one_line
 
 from experiments import systems, systems_kuairand
+from experiments.figures import colour
 from experiments.hccp_ladder import LABELS
 from experiments.systems_settings import MOST_TRIALS, OWN, search_space
 from hccp_jax import config
@@ -31,6 +32,8 @@ def test_every_system_has_a_row_and_every_row_a_configuration(module):
     names = {row.name for row in experiment.rows}
     assert set(experiment.pictured) <= names
     assert len(experiment.pictured) <= 10
+    shown = [row for row in experiment.rows if row.name in experiment.pictured and not row.reference]
+    assert len({colour(experiment, row) for row in shown}) == len(shown)
     assert all({claim.better, claim.worse} <= names for claim in experiment.claims)
 
 
