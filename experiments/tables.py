@@ -76,10 +76,14 @@ class Table:
             return ()
         return tuple(row for row in self.rows if not row.row.reference and row.row.name != baseline)
 
+    def header(self, column: Column) -> str:
+        """What stands above a column, with a per cent sign where the numbers are per cent."""
+        return f"{column.header} %" if column.percent and "%" not in column.header else column.header
+
     @property
     def headers(self) -> list[str]:
-        """Column headers, with a per cent sign where the numbers are per cent."""
-        return [f"{c.header} %" if c.percent and "%" not in c.header else c.header for c in self.experiment.columns]
+        """The headers of all columns."""
+        return [self.header(column) for column in self.experiment.columns]
 
     @property
     def difference_title(self) -> str:
@@ -177,8 +181,7 @@ def to_markdown(table: Table) -> str:
         table.legend.replace("Marked:", "Bold:") + " Rows in italics are references that are not trained.",
     ]
     if table.compared:
-        columns = zip(table.experiment.columns, table.headers, strict=True)
-        headers = [header for column, header in columns if not column.cost]
+        headers = [table.header(column) for column in table.experiment.columns if not column.cost]
         rows = [
             (row.row, [_marked(c, c.difference_text()) for c in row.cells if not c.column.cost])
             for row in table.compared

@@ -1,5 +1,6 @@
 """The report, end to end from files on disk."""
 
+import dataclasses
 import io
 import json
 import re
@@ -71,9 +72,9 @@ def out_dir(tmp_path):
     return tmp_path
 
 
-def write(out_dir, command=COMMAND):
+def write(out_dir, command=COMMAND, experiment=EXPERIMENT):
     text = io.StringIO()
-    report.write_all(out_dir, EXPERIMENT, command, Console(file=text, width=100))
+    report.write_all(out_dir, experiment, command, Console(file=text, width=100))
     return (out_dir / "report.html").read_text(), text.getvalue()
 
 
@@ -102,6 +103,14 @@ def test_write_all_leaves_the_promised_files_and_nothing_else(out_dir):
     assert [path.name for path in (out_dir / "figures").iterdir()] == ["hit_rate_curves.png"]
     assert DATA in (out_dir / "table.md").read_text()
     assert len((out_dir / "table.csv").read_text().splitlines()) == 1 + len(ROWS) * 2
+
+
+def test_a_cost_stands_among_the_means_only(out_dir):
+    with_cost = dataclasses.replace(EXPERIMENT, columns=(*EXPERIMENT.columns, Column("ISH@100", "euros", cost=True)))
+    page, _ = write(out_dir, experiment=with_cost)
+    assert page.count(">euros %</th>") == 1
+    rows = [row for row in page.split("<tr")[1:] if ">Good" in row]
+    assert [row.count("<td>") for row in rows] == [3, 2]
 
 
 def test_claims_json(out_dir):
