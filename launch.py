@@ -65,7 +65,7 @@ def _start_jax(cache: str | None, devices: int, smoke: bool) -> int:
 
 
 def _run(arguments: Sequence[str], console: Console) -> None:
-    from experiments import flags
+    from experiments import flags, sweeps
 
     experiment = _load(flags.chosen_experiment(arguments))
     values = flags.launcher_flags()
@@ -84,10 +84,18 @@ def _run(arguments: Sequence[str], console: Console) -> None:
         raise UserError(f"seeds={seeds}: expected at least 1")
     if given["devices"] < 1:
         raise UserError(f"devices={values['devices'].value}: expected at least 1")
+    if given["sweep_draws"] < 0:
+        raise UserError(f"sweep_draws={given['sweep_draws']}: expected at least 0")
     changed = (dict(experiment.smoke) if given["smoke"] else {}) | flags.changes(values, experiment)
     settings = config.override(experiment.settings, changed)
     if settings.train.batch % given["devices"]:
         raise UserError(f"train.batch={settings.train.batch}: expected a multiple of the {given['devices']} devices")
+    over = []
+    if given["sweep"] or given["sweep_file"]:
+        at = sweeps.points(given["sweep"], given["sweep_file"], given["sweep_draws"], given["sweep_seed"])
+        over = sweeps.tried(rows, settings, at)
+        experiment = sweeps.widened(experiment, rows, over)
+        rows = experiment.rows
     spread = _start_jax(given["cache_dir"], given["devices"], given["smoke"])
 
     from experiments import report, trials
@@ -110,9 +118,9 @@ def _run(arguments: Sequence[str], console: Console) -> None:
         kind = "mesh" if not many and spread > 1 else kind
         placement = Placement(kind, given["devices"], spread)
         say = partial(console.print, highlight=False, markup=False)
-        experiment.run(trials.Context(experiment, pending, placement, reporter(console), say))
+        experiment.run(trials.Context(experiment, pending, placement, reporter(console), say, bool(over)))
     trials.collect(experiment, everything, out)
-    report.write_all(out, experiment, "python launch.py " + shlex.join(arguments), console)
+    report.write_all(out, experiment, "python launch.py " + shlex.join(arguments), console, over)
     console.print(f"results, pictures and report.html are in {out}", highlight=False)
 
 

@@ -67,10 +67,15 @@ def save_all(out_dir: Path | str, experiment: Experiment, records: Sequence[Reco
     for make in (hit_rate_curves, training_curves, octiles):
         figure = make(experiment, records)
         if figure is not None:
-            image = io.BytesIO()
-            FigureCanvasAgg(figure).print_png(image)
-            paths.append(write_atomically(Path(out_dir) / "figures" / f"{make.__name__}.png", image.getvalue()))
+            paths.append(save(out_dir, make.__name__, figure))
     return paths
+
+
+def save(out_dir: Path | str, name: str, figure: Figure) -> Path:
+    """Write figures/NAME.png whole or not at all."""
+    image = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(image)
+    return write_atomically(Path(out_dir) / "figures" / f"{name}.png", image.getvalue())
 
 
 def hit_rate_curves(experiment: Experiment, records: Sequence[Record]) -> Figure | None:

@@ -22,7 +22,7 @@ import numpy as np
 from experiments.experiment import Claim, Column, Experiment, Row
 from experiments.hccp_ladder import LABELS
 from experiments.quickstart import PAPER
-from experiments.trials import Context, Trial, groups, save_result
+from experiments.trials import Context, Trial, groups, save_result, validated
 from hccp_jax.config import field
 from hccp_jax.data.catalogue import Catalogue, attach, with_frequency
 from hccp_jax.data.kuairand import KuaiRandConfig
@@ -159,13 +159,15 @@ def _train(
     trained = train(method, source, members, settings.train, placement, report, context.warn, validate)
     exposed = lists.population(method, trained.states.parameters)
     everything = view.population(method, trained.states.parameters, hypers)
-    for trial, step, first, second in zip(trials, trained.steps, exposed, everything, strict=True):
+    validation: Any = validate(trained.states) if context.validated else [None] * len(trials)
+    for trial, step, first, second, value in zip(trials, trained.steps, exposed, everything, validation, strict=True):
         metrics, epochs = first | second.metrics, source.epochs(step)
         more: dict[str, Any] = {
             "epochs": epochs,
             "step": step,
             "served": "each task by its own head",
             "curves": curves_of(second),
+            **validated(value, "click AUC plus long-view recall on the validation day"),
         }
         save_result(context.experiment, trial, metrics, None, **more)
 

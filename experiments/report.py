@@ -13,13 +13,21 @@ from rich.text import Text
 from experiments.claims import INCONCLUSIVE, SUPPORTED, Verdict, decide, read_json, read_records
 from experiments.experiment import Experiment
 from experiments.figures import CAPTIONS, save_all, write_atomically
+from experiments.sweep_answer import Answer, answers, chosen_text, interval_text
+from experiments.sweep_answer import to_markdown as sweep_markdown
+from experiments.sweep_figures import save_sweep
+from experiments.sweeps import Tried
 from experiments.tables import Table, build_table, to_csv, to_markdown, to_terminal
 
 TEMPLATE = "report.html.j2"
 SMOKE = "Smoke run: shrunk to seconds to show that everything runs; its numbers decide nothing."
 
+SWEEP_CAPTION = "Mean over seeds of the validation value that settings are chosen by; brighter is better."
 
-def write_all(out_dir: Path | str, experiment: Experiment, command: str, console: Console) -> None:
+
+def write_all(
+    out_dir: Path | str, experiment: Experiment, command: str, console: Console, over: Sequence[Tried] = ()
+) -> None:
     """Write everything that follows from results.jsonl and print the table and the verdicts.
 
     Args:
@@ -27,6 +35,7 @@ def write_all(out_dir: Path | str, experiment: Experiment, command: str, console
         experiment: the experiment that was run.
         command: the command line that made the results, printed under "Run it again".
         console: where the table goes.
+        over: the settings of a sweep; then sweep.md is written, too, and the report has its answer.
 
     Raises:
         UserError: if there is no results.jsonl.
@@ -40,9 +49,16 @@ def write_all(out_dir: Path | str, experiment: Experiment, command: str, console
     entries = [verdict.as_json() for verdict in verdicts]
     write_atomically(out_dir / "claims.json", json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     pictured = [record for record in records if not experiment.pictured or record.row in experiment.pictured]
-    write_report(out_dir, experiment, table, verdicts, save_all(out_dir, experiment, pictured), command)
+    figures = save_all(out_dir, experiment, pictured)
+    found = answers(over, records)
+    if found:
+        write_atomically(out_dir / "sweep.md", sweep_markdown(experiment, found, command))
+        figures = [*save_sweep(out_dir, found), *figures]
+    write_report(out_dir, experiment, table, verdicts, figures, command, found)
     to_terminal(table, console)
     print_verdicts(verdicts, console)
+    for answer in found:
+        console.print(Text(f"best of {answer.of.label}: {chosen_text(answer)}"))
 
 
 def write_report(
@@ -52,6 +68,7 @@ def write_report(
     verdicts: Sequence[Verdict],
     figures: Sequence[Path],
     command: str,
+    found: Sequence[Answer] = (),
 ) -> Path:
     """Write report.html, one self-contained page: no network, no script, images inside."""
     out_dir = Path(out_dir)
@@ -62,6 +79,9 @@ def write_report(
         table=table,
         verdicts=verdicts,
         effect=effect_text,
+        answers=found,
+        chosen=chosen_text,
+        value=interval_text,
         figures=[_figure(path) for path in figures],
         command=command,
         notes=_notes(command),
@@ -91,7 +111,8 @@ def print_verdicts(verdicts: Sequence[Verdict], console: Console) -> None:
 
 def _figure(path: Path) -> dict[str, str]:
     uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-    return {"uri": uri, "title": path.stem.replace("_", " "), "caption": CAPTIONS.get(path.stem, "")}
+    caption = CAPTIONS.get(path.stem, SWEEP_CAPTION if path.stem.startswith("sweep_") else "")
+    return {"uri": uri, "title": path.stem.replace("_", " "), "caption": caption}
 
 
 def _notes(command: str) -> tuple[str, ...]:

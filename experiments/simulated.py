@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.settings import SimulatedSettings
-from experiments.trials import Context, Trial, groups, save_result
+from experiments.trials import Context, Trial, groups, save_result, validated
 from hccp_jax.cascade import logs
 from hccp_jax.cascade.logs import STREAMS, open_world
 from hccp_jax.cascade.source import featurise, fresh_source, logged_source
@@ -19,7 +19,7 @@ from hccp_jax.evaluation.evaluator import Evaluator, Result
 from hccp_jax.evaluation.metrics import log_cutoffs
 from hccp_jax.evaluation.simulated import evaluation_set, references
 from hccp_jax.methods.hccp import Layout, hccp
-from hccp_jax.training.loop import Member, TrainConfig, Trained, train
+from hccp_jax.training.loop import Member, TrainConfig, Trained, Validate, train
 from hccp_jax.training.state import TrainState, stack_numbers
 
 DATA = (
@@ -47,10 +47,11 @@ def _run_group(context: Context, trials: list[Trial]) -> None:
         pending = beside.submit(_references, context, settings, world, source, trials)
         if context.placement.devices > 1:  # collectives of CPU devices and another program may wait for each other
             pending.result()
-        states = _train(context, settings, world, source, trained) if trained else None
+        validate = _validation(context, settings, world, source, trained) if trained else None
+        states = _train(context, settings, source, trained, validate) if trained else None
         evaluator = pending.result()
     if states is not None:
-        _evaluate(context, settings, source, evaluator, trained, states)
+        _evaluate(context, settings, source, evaluator, trained, states, validate)
 
 
 def _references(
@@ -64,7 +65,7 @@ def _references(
     known = references(source.frequency)
     found = evaluator.scores({trial.row.name: known[trial.row.name] for trial in asked}, context.placement.population)
     for trial in asked:
-        _save(context, trial, evaluator, {"": found[trial.row.name]}, source, 0)
+        _save(context, trial, evaluator, {"": found[trial.row.name]}, source, 0, None)
     return evaluator
 
 
@@ -109,23 +110,31 @@ def _method(settings: SimulatedSettings, source: Source) -> Any:
     return hccp(source.spec, settings.model, settings.negatives, layout)
 
 
-def _train(context: Context, settings: SimulatedSettings, world: World, source: Source, trials: list[Trial]) -> Trained:
+def _validation(
+    context: Context, settings: SimulatedSettings, world: World, source: Source, trials: list[Trial]
+) -> Validate | None:
+    """ISH at the middle cutoff of each member on requests of their own, if anything is chosen by it."""
+    if not (settings.train.validate_every or settings.log.requests or context.validated):
+        return None
+    evaluate = settings.evaluate
+    held_out = open_evaluator(settings.world, evaluate.cutoffs, world, source, evaluate.requests, "validation")
+    method, hypers = _method(settings, source), stack_numbers([trial.settings.hyper for trial in trials])
+
+    def validate(states: TrainState) -> np.ndarray:
+        found = held_out.population(method, states.parameters, hypers, _shards(context, trials))
+        return np.array([result.metrics[f"ISH@{held_out.octile_cutoff}"] for result in found])
+
+    return validate
+
+
+def _train(
+    context: Context, settings: SimulatedSettings, source: Source, trials: list[Trial], validate: Validate | None
+) -> Trained:
     method = _method(settings, source)
     config: TrainConfig = settings.train
-    validate = None
     if settings.log.requests and not config.validate_every:
         # a reused log measures overfitting, so every row keeps the step that is its own best on validation requests
         config = replace(config, validate_every=max(config.chunk_steps, config.steps // 10))
-    if config.validate_every:
-        held_out = open_evaluator(
-            settings.world, settings.evaluate.cutoffs, world, source, settings.evaluate.requests, "validation"
-        )
-        hypers = stack_numbers([trial.settings.hyper for trial in trials])
-
-        def validate(states: TrainState) -> np.ndarray:
-            found = held_out.population(method, states.parameters, hypers, _shards(context, trials))
-            return np.array([result.metrics[f"ISH@{held_out.octile_cutoff}"] for result in found])
-
     members = [Member(trial.name, trial.settings.hyper, trial.seed, trial.directory) for trial in trials]
     placement = replace(context.placement, population=_shards(context, trials))
     report = context.report(
@@ -145,6 +154,7 @@ def _evaluate(
     evaluator: Evaluator,
     trials: list[Trial],
     trained: Trained,
+    validate: Validate | None,
 ) -> None:
     method = _method(settings, source)
     hypers = [trial.settings.hyper for trial in trials]
@@ -157,12 +167,20 @@ def _evaluate(
         prefix: evaluator.population(method, trained.states.parameters, stack_numbers(numbers), shards)
         for prefix, numbers in heads.items()
     }
+    validation: Any = validate(trained.states) if context.validated and validate else [None] * len(trials)
     for index, (trial, step) in enumerate(zip(trials, trained.steps, strict=True)):
-        _save(context, trial, evaluator, {prefix: results[index] for prefix, results in found.items()}, source, step)
+        results = {prefix: of_members[index] for prefix, of_members in found.items()}
+        _save(context, trial, evaluator, results, source, step, validation[index])
 
 
 def _save(
-    context: Context, trial: Trial, evaluator: Evaluator, results: dict[str, Result], source: Source, step: int
+    context: Context,
+    trial: Trial,
+    evaluator: Evaluator,
+    results: dict[str, Result],
+    source: Source,
+    step: int,
+    validation: float | None,
 ) -> None:
     metrics = {prefix + name: value for prefix, result in results.items() for name, value in result.metrics.items()}
     main = results[""]
@@ -180,4 +198,5 @@ def _save(
         served=text,
         left_out=main.left_out,
         held_out_stream=STREAMS["evaluation"],
+        **validated(validation, f"ISH@{evaluator.octile_cutoff} on as many validation requests"),
     )

@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.figures import write_atomically
 from experiments.systems_settings import search_space
-from experiments.trials import Context, Trial, groups, save_result
+from experiments.trials import Context, Trial, groups, save_result, validated
 from hccp_jax import config
 from hccp_jax.data.requests import RequestBatch
 from hccp_jax.data.source import Source
@@ -146,6 +146,7 @@ def _run_group(context: Context, ground: Ground, trials: list[Trial], progress: 
             trained = _train(context, ground, method, program, member, trial.settings.train)
             parameters = jax.tree.map(lambda leaf: leaf[0], trained.states.parameters)
             measured = judge.measure(parameters, hyper)
+            validation = judge.validate(parameters, hyper) if context.validated else None
             if cost is None:
                 cost = serving_cost(method, parameters, hyper, *ground.request())
             step = trained.steps[0]
@@ -158,6 +159,7 @@ def _run_group(context: Context, ground: Ground, trials: list[Trial], progress: 
                 epochs=ground.source.epochs(step),
                 step=step,
                 tuning=tuned,
+                **validated(validation, ground.task),
                 **measured.more,
             )
             line = f"{trained.requests_per_second:,.0f} requests/s"

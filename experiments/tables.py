@@ -37,18 +37,20 @@ class Cell:
         if self.interval is None:
             return MISSING
         low, high = self.interval.low, self.interval.high
-        half = "" if low is None or high is None else f" ±{_number(self.column, (high - low) / 2, self.interval.mean)}"
-        return _number(self.column, self.interval.mean) + half
+        mean = number_text(self.column, self.interval.mean)
+        if low is None or high is None:
+            return mean
+        return f"{mean} ±{number_text(self.column, (high - low) / 2, self.interval.mean)}"
 
     def difference_text(self) -> str:
         """Such as `+1.2 [+0.6, +1.8]`; without the interval when there is one seed."""
         if self.difference is None:
             return MISSING
         mean, low, high = self.difference.mean, self.difference.low, self.difference.high
-        shown = _number(self.column, mean, sign="+")
+        shown = number_text(self.column, mean, sign="+")
         if low is None or high is None:
             return shown
-        return f"{shown} [{_number(self.column, low, mean, '+')}, {_number(self.column, high, mean, '+')}]"
+        return f"{shown} [{number_text(self.column, low, mean, '+')}, {number_text(self.column, high, mean, '+')}]"
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,8 @@ def _served(experiment: Experiment, trained: Iterable[Record]) -> str:
     return "; ".join(f"{head} ({', '.join(labels)})" for head, labels in rows_of.items())
 
 
-def _number(column: Column, value: float, like: float | None = None, sign: str = "") -> str:
+def number_text(column: Column, value: float, like: float | None = None, sign: str = "") -> str:
+    """A number as its column prints it, with as many decimals as `like` would have."""
     decimals = 1 if column.percent or abs(value if like is None else like) >= 10 else 4
     decimals = decimals if column.decimals is None else column.decimals
     return f"{value * 100 if column.percent else value:{sign}z.{decimals}f}"

@@ -58,6 +58,7 @@ class Context:
         placement: devices.
         report: (label, total steps) -> a function that shows the progress of one population.
         say: shows some text.
+        validated: whether results must say how good they are on validation data, as a sweep chooses by it.
     """
 
     experiment: Experiment
@@ -65,6 +66,7 @@ class Context:
     placement: Placement
     report: Callable[[str, int], Report]
     say: Callable[[str], None]
+    validated: bool = False
 
     def warn(self, line: str) -> None:
         """Show a warning."""
@@ -108,6 +110,11 @@ def save_result(
         **more,
     }
     write_atomically(trial.directory / "result.json", json.dumps(result, indent=1) + "\n")
+
+
+def validated(value: float | None, by: str) -> dict[str, Any]:
+    """What a result says of its validation; nothing without a value."""
+    return {} if value is None else {"validation": float(value), "validated_by": by}
 
 
 def collect(experiment: Experiment, trials: Iterable[Trial], out: Path) -> None:
