@@ -98,7 +98,7 @@ def _run(arguments: Sequence[str], console: Console) -> None:
         rows = experiment.rows
     spread = _start_jax(given["cache_dir"], given["devices"], given["smoke"])
 
-    from experiments import report, trials
+    from experiments import locks, report, trials
     from experiments.progress import reporter
     from hccp_jax.training.program import Placement
 
@@ -118,7 +118,16 @@ def _run(arguments: Sequence[str], console: Console) -> None:
         kind = "mesh" if not many and spread > 1 else kind
         placement = Placement(kind, given["devices"], spread)
         say = partial(console.print, highlight=False, markup=False)
-        experiment.run(trials.Context(experiment, pending, placement, reporter(console), say, bool(over)))
+        known = {trial.directory.name: trial for trial in pending}
+
+        def run(names: list[str]) -> None:
+            mine = tuple(known[name] for name in names)
+            experiment.run(trials.Context(experiment, mine, placement, reporter(console), say, bool(over)))
+
+        def waiting(count: int) -> None:
+            say(f"{count} trials are run by another process; waiting for them")
+
+        locks.run_each_once(out / "locks", list(known), lambda name: known[name].result is not None, run, waiting)
     trials.collect(experiment, everything, out)
     report.write_all(out, experiment, "python launch.py " + shlex.join(arguments), console, over)
     console.print(f"results, pictures and report.html are in {out}", highlight=False)

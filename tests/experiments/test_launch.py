@@ -153,6 +153,7 @@ def test_another_configuration_in_the_same_output_is_refused_with_the_difference
     assert "config.hyper.margin: 0.9 -> 0.3" in line
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_numbers(finished, tmp_path):
     out = tmp_path / "run"
     arguments = [*TINY, f"--out={out}", "--train.checkpoint_every=10"]

@@ -29,6 +29,7 @@ def linear(gap):
     return gap, jnp.ones_like(gap)
 
 
+@pytest.mark.slow
 def test_sampled_pairs_are_the_same_in_each_pass_and_for_each_block():
     rows, columns, rate = 6, 40, 0.3
     number = jnp.arange(rows) * 7 + 3
@@ -79,7 +80,7 @@ def test_rate_of_the_sample():
         assert np.abs(np.sum(count) / (rows * columns * rate) - 1) < 5 / np.sqrt(rows * columns * rate)
 
 
-@pytest.mark.parametrize("block", [0, 4])
+@pytest.mark.parametrize("block", [0, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_population_is_a_vmap(block):
     (rows, columns, bias, shift), pairs = draw(8, 3, 13)
     members = [jnp.stack([x, -2 * x]) for x in (rows, columns)]
@@ -109,7 +110,7 @@ def of_device(pairs, rows, axis):
     return pairs._replace(own_rows=jnp.where((own >= 0) & (own < rows), own, -1))
 
 
-@pytest.mark.parametrize("block", [0, 5])
+@pytest.mark.parametrize("block", [pytest.param(0, marks=pytest.mark.slow), 5])
 @pytest.mark.parametrize("gather", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_rows_of_eight_devices(block, gather):
     """The columns are gathered from the devices, or every device holds them all."""

@@ -226,6 +226,7 @@ def test_one_score_serves_each_task(case):
     np.testing.assert_allclose(np.asarray(heads["click"])[positive].mean(), gaps_of_pairs(case, HYPER)[1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_puts_clicks_before_random_items(case):
     made, method, steps = case.made, case.method(LAMBDA), 150
     clicked = np.flatnonzero((made.log.labels["click"] > 0).any(axis=1))[:32]

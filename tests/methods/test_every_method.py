@@ -61,7 +61,10 @@ def halved(batch):
     return jax.tree.map(lambda leaf: leaf.reshape(2, ROWS // 2, *leaf.shape[1:]), batch)
 
 
-@pytest.mark.parametrize("name", [name for name in SYSTEMS if name != "copr"])
+OWN_TESTS = ("hccp", "hap", "sdcl")  # on two devices, with their gradients
+
+
+@pytest.mark.parametrize("name", [name for name in SYSTEMS if name not in ("copr", *OWN_TESTS)])
 def test_two_devices_have_the_loss_of_one(world, name):
     """Not COPR-style, which draws from the chunks of each device's own requests."""
     made, batch = world

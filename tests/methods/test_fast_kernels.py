@@ -67,7 +67,9 @@ def trained(case, in_batch):
     return np.array(losses), parameters
 
 
-@pytest.mark.parametrize(("in_batch", "streamed"), [("shared", False), ("independent", True)])
+@pytest.mark.parametrize(
+    ("in_batch", "streamed"), [("shared", False), pytest.param("independent", True, marks=pytest.mark.slow)]
+)
 def test_training_is_unchanged(small_world, monkeypatch, in_batch, streamed):
     case = tiny(small_world)
     with monkeypatch.context() as plain:

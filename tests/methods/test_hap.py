@@ -332,6 +332,7 @@ def test_needs_and_refusals(case):
             config.override(HyperConfig(), {name: value})
 
 
+@pytest.mark.slow
 def test_training_puts_clicks_first(case):
     """32 requests by heart: both models lead their lists with the clicks, and so does the routed order."""
     made, steps = case.made, 150

@@ -600,6 +600,7 @@ def test_needs_and_terms(case):
     assert HyperConfig(**ROWS["sdcl"]) == HyperConfig()
 
 
+@pytest.mark.slow
 def test_it_learns_32_requests(case):
     slots = np.r_[0:20, 35:40, 50:55]
     batch = featurised(case.made.source, case.made.log, range(32))

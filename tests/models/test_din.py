@@ -160,5 +160,6 @@ def test_precomputed_items_serve_every_request(made):
     expect_precomputed_items_to_serve(*made)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_near_float32_and_returns_it(made):
     expect_half_precision(*made)

@@ -80,6 +80,7 @@ def test_the_gradient_to_the_input_through_the_gate_can_be_stopped(stop):
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(of_parameters))
 
 
+@pytest.mark.slow
 def test_bfloat16_is_close_and_returns_float32():
     p = drawn(GateUnit(H))
     half = GateUnit(H, dtype=jnp.bfloat16).apply({"params": p}, INPUT)

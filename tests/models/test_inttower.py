@@ -141,6 +141,7 @@ def test_precomputed_items_serve_every_request(made):
     expect_precomputed_items_to_serve(*made)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_near_float32_and_returns_it(made):
     """The user's last layer is trained by the contrastive regulariser alone, so it has no gradient here."""
     model, parameters, batch = made

@@ -210,6 +210,7 @@ def test_frozen_tables_change_no_score(run, parameters):
     np.testing.assert_allclose(found, run(CONFIG, parameters[CONFIG], inputs(draw_batch())), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_near_float32_and_returns_it(run, parameters):
     half = dataclasses.replace(CONFIG, dtype="bfloat16")
     full = run(CONFIG, parameters[CONFIG], inputs(draw_batch()))

@@ -94,6 +94,7 @@ def test_the_table_learns_from_both_sides_and_padding_from_neither(parameters):
     assert all(np.abs(leaf).max() == 0 for leaf in jax.tree.leaves(slope(bare)))
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_near_float32_and_returns_it(parameters):
     half = dataclasses.replace(CONFIG, dtype="bfloat16")
     found = jax.jit(lambda p: MeanHistory(half, SPEC).apply({"params": p}, *inputs(draw_batch())))(parameters)

@@ -112,7 +112,7 @@ def test_training_draws_from_its_key_and_serving_draws_nothing():
     np.testing.assert_array_equal(served(module, p)[0], served(module, p)[0])
     assert np.abs(served(module, p)[0] - first).max() > 0.01
     other_stream = module.apply({"params": p}, INPUT, rngs={"dropout": KEY})[0]
-    np.testing.assert_array_equal(other_stream, served(module, p)[0])
+    np.testing.assert_allclose(other_stream, served(module, p)[0], rtol=1e-5)  # one of them is compiled as a whole
 
 
 def test_layers_draw_apart():
@@ -154,6 +154,7 @@ def test_a_closed_connection_carries_nothing():
     assert np.abs(towers).max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["trans", "aver"])
 def test_bfloat16_is_close_and_returns_float32(kind):
     module, half = SNR(kind=kind), SNR(kind=kind, dtype=jnp.bfloat16)
