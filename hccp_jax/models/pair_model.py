@@ -1,5 +1,6 @@
 """What every architecture offers: a user side, an item side that can be computed ahead, and what joins the two."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import flax.linen as nn
@@ -7,13 +8,14 @@ import jax
 import jax.numpy as jnp
 
 
-class PairModel(nn.Module):
+class PairModel(nn.Module, ABC):
     """Base of the architectures.
 
     A subclass defines the three parts below; the forward pass is nothing but their composition, so that serving with
     item sides computed ahead gives the same scores.
     """
 
+    @abstractmethod
     def user_side(self, user: dict, history: dict, history_mask: jax.Array) -> Any:
         """What runs once per request: a pytree with leading axis U.
 
@@ -22,12 +24,12 @@ class PairModel(nn.Module):
             history: features of past items, each [U, H, ...].
             history_mask: [U, H] bool.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def item_side(self, items: dict) -> Any:
         """What depends on the item alone: a pytree with the leading axes of `items["id"]`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def pair_logits(self, users: Any, items: Any, cross: jax.Array | None) -> jax.Array:
         """What runs per candidate.
 
@@ -39,7 +41,6 @@ class PairModel(nn.Module):
         Returns:
             [U, T, K] float32 logits, T being the tasks, or 1 for a model with one score.
         """
-        raise NotImplementedError
 
     def __call__(
         self, user: dict, history: dict, history_mask: jax.Array, items: dict, cross: jax.Array | None
