@@ -144,16 +144,21 @@ def expect_padding_to_change_nothing(model, parameters, batch):
     np.testing.assert_allclose(found[:U, :, :K], logits, rtol=1e-6, atol=2e-6)
 
 
-def expect_precomputed_items_to_serve(model, parameters, batch):
-    """Item sides of a whole catalogue give the scores of the forward pass, gathered or shared by all users."""
+def from_catalogue(batch):
+    """A drawn catalogue of all items, and the batch with the features that its items have there."""
     rng = np.random.default_rng(3)
     catalogue = {
         "id": np.arange(SPEC.items, dtype=np.int32),
         "categorical": rng.integers(0, SPEC.item_categories, (SPEC.items, 2), np.int32),
         "dense": rng.normal(size=(SPEC.items, 3)).astype(np.float32),
     }
+    return catalogue, batch.replace(items={name: table[batch.items["id"]] for name, table in catalogue.items()})
+
+
+def expect_precomputed_items_to_serve(model, parameters, batch):
+    """Item sides of a whole catalogue give the scores of the forward pass, gathered or shared by all users."""
+    catalogue, batch = from_catalogue(batch)
     ids = batch.items["id"]
-    batch = batch.replace(items={name: table[ids] for name, table in catalogue.items()})
     users = apply(model, parameters, *inputs(batch)[:3], method="user_side")
     sides = apply(model, parameters, catalogue, method="item_side")
     gathered = jax.tree.map(lambda leaf: leaf[ids], sides)

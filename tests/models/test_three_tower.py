@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy_tower
 import pytest
-from drawn_batch import SPEC, H, K, U, draw_batch, draw_parameters, inputs
+from drawn_batch import SPEC, H, K, U, draw_batch, draw_parameters, from_catalogue, inputs
 
 from hccp_jax.models.three_tower import ModelConfig, ThreeTower
 
@@ -111,14 +111,8 @@ def test_padding_does_not_change_a_real_score(made):
 
 def test_item_vectors_of_a_whole_catalogue_serve_every_request(made):
     tower, parameters, batch = made
-    rng = np.random.default_rng(3)
-    catalogue = {
-        "id": np.arange(SPEC.items, dtype=np.int32),
-        "categorical": rng.integers(0, SPEC.item_categories, (SPEC.items, 2), np.int32),
-        "dense": rng.normal(size=(SPEC.items, 3)).astype(np.float32),
-    }
+    catalogue, batch = from_catalogue(batch)
     ids = batch.items["id"]
-    batch = batch.replace(items={name: table[ids] for name, table in catalogue.items()})
     *_, dots, logits = apply(tower, parameters, *inputs(batch))
     users = apply(tower, parameters, *inputs(batch)[:3], method=ThreeTower.user_side)
     vectors = apply(tower, parameters, catalogue, method=ThreeTower.item_side)
