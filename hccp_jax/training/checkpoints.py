@@ -73,12 +73,13 @@ class Checkpoints:
         policies = ocp.training.preservation_policies
         best = policies.BestN(get_metric_fn=lambda metrics: metrics[METRIC], n=1)
         try:
-            self._checkpointer = ocp.training.Checkpointer(
+            self._checkpointer = _ORBAX.submit(
+                ocp.training.Checkpointer,
                 self.directory,
                 save_decision_policy=ocp.training.save_decision_policies.ContinuousCheckpointingPolicy(),
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), best]),
                 cleanup_tmp_directories=True,
-            )
+            ).result()
         except OSError as error:
             raise UserError(f"out={directory}: cannot write checkpoints ({error.strerror})") from None
 
@@ -101,7 +102,7 @@ class Checkpoints:
         for late in self.steps:
             if late > step:
                 shutil.rmtree(self.directory / str(late))
-        self._checkpointer.reload()
+        _ORBAX.submit(self._checkpointer.reload).result()
 
     def wait(self) -> None:
         """Block until what was saved is durable."""
