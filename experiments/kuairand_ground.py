@@ -53,6 +53,7 @@ class KuaiRandGround:
         view: the whole catalogue in the test days.
         lists_before: the validation day, for tuning.
         view_before: the same.
+        layout: impressions first, then the simulated ranking stage.
     """
 
     settings: KuaiRandSystemsSettings
@@ -63,13 +64,9 @@ class KuaiRandGround:
     view: WholeCatalogue
     lists_before: ExposedLists
     view_before: WholeCatalogue
+    layout: Layout
     tuning_seed: int = TUNING_SEED
     has: frozenset[str] = frozenset({"cross", "history", "ranked", "preranked", "pool", "teacher"})
-
-    @property
-    def layout(self) -> Layout:
-        """Impressions first, then the simulated ranking stage."""
-        return Layout(self.settings.exposed, self.settings.exposed + self.settings.ranked)
 
     @property
     def task(self) -> str:
@@ -155,4 +152,5 @@ def open_ground(context: Context, settings: KuaiRandSystemsSettings, out: Path) 
         view("test", settings.view_users),
         ExposedLists(data.validation, catalogue, featurise),
         view("validation", settings.view_users // 2),
+        layout,
     )

@@ -40,19 +40,16 @@ class SimulatedGround:
         source: recorded logs of the tuning seed and the training seeds.
         evaluator: of the table.
         held_out: of tuning.
+        layout: impressions first, then the ranking sequence.
     """
 
     settings: SystemsSettings
     source: Source
     evaluator: Evaluator
     held_out: Evaluator
+    layout: Layout
     tuning_seed: int = TUNING_SEED
     has: frozenset[str] = frozenset({"cross", "history", "ranked", "preranked", "pool", "teacher"})
-
-    @property
-    def layout(self) -> Layout:
-        """Impressions first, then the ranking sequence."""
-        return Layout(self.settings.world.exposed, self.settings.sampling.sequence)
 
     @property
     def task(self) -> str:
@@ -137,4 +134,4 @@ def open_ground(context: Context, settings: SystemsSettings, seeds: Sequence[int
         return open_evaluator(settings.world, settings.evaluate.cutoffs, world, source, requests, stream)
 
     table, tuning = (settings.evaluate.requests, "evaluation"), (settings.tune.requests, "validation")
-    return SimulatedGround(settings, source, held_out(*table), held_out(*tuning))
+    return SimulatedGround(settings, source, held_out(*table), held_out(*tuning), layout)

@@ -116,5 +116,9 @@ def axis(texts: Sequence[str]) -> np.ndarray:
         known = np.array(numbers, np.float64)
         logarithmic = known.min() > 0 and known.max() / known.min() >= TENFOLD
         places = dict(zip(levels, np.log(known) if logarithmic else known, strict=True))
-    at = np.array([places[text] for text in texts])
-    return (at - at.min()) / max(float(np.ptp(at)), 1e-300)
+    return unit(np.array([places[text] for text in texts]))
+
+
+def unit(values: np.ndarray) -> np.ndarray:
+    """Values moved and stretched to [0, 1]; equal ones are 0."""
+    return (values - values.min()) / max(float(np.ptp(values)), 1e-300)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from experiments.figures import DPI, WIDTH, save
 from experiments.sweep_answer import Answer
-from experiments.sweep_effects import MOST_LEVELS, axis, knobs
+from experiments.sweep_effects import MOST_LEVELS, axis, knobs, unit
 
 COLOURS = colormaps["viridis"]
 
@@ -34,16 +34,14 @@ def parallel_coordinates(answer: Answer, names: Sequence[str]) -> Figure:
     panel = figure.add_subplot()
     values = np.array([setting.validation.mean for setting in answer.settings])
     texts = [[setting.tried.point.get(name, "–") for setting in answer.settings] for name in names]
-    places = np.stack([*(axis(column) for column in texts), _unit(values)], axis=1)
-    colours = COLOURS(_unit(values))
+    places = np.stack([*(axis(column) for column in texts), unit(values)], axis=1)
+    colours = COLOURS(unit(values))
     for index in reversed(range(len(values))):  # the best last, on top
         style: dict[str, Any] = {"linewidth": 2.8 if index == 0 else 1.0, "alpha": 1.0 if index == 0 else 0.6}
         panel.plot(range(len(names) + 1), places[index], color=colours[index], **style)
     for index, column in enumerate(texts):
         panel.axvline(index, color="#555555", linewidth=0.8)
-        ticks = dict(zip(column, axis(column), strict=True))
-        shown = ticks if len(ticks) <= MOST_LEVELS else dict([min(ticks.items(), key=_at), max(ticks.items(), key=_at)])
-        for text, at in shown.items():
+        for text, at in _ticks(column).items():
             panel.annotate(text, (index, at), xytext=(3, 2), textcoords="offset points", fontsize=7)
     panel.axvline(len(names), color="#555555", linewidth=0.8)
     for at, value in ((0.0, values.min()), (1.0, values.max())):
@@ -56,8 +54,10 @@ def parallel_coordinates(answer: Answer, names: Sequence[str]) -> Figure:
     return figure
 
 
-def _at(entry: tuple[str, float]) -> float:
-    return entry[1]
+def _ticks(texts: Sequence[str]) -> dict[str, float]:
+    """Value -> place, in the order of the places; of many values the lowest and the highest."""
+    places = sorted(dict(zip(texts, axis(texts), strict=True)).items(), key=lambda entry: entry[1])
+    return dict(places if len(places) <= MOST_LEVELS else [places[0], places[-1]])
 
 
 def strongest_two(answer: Answer, names: Sequence[str]) -> tuple[str, str] | None:
@@ -82,9 +82,8 @@ def heat_map(answer: Answer, down: str, across: str) -> Figure:
     if max(map(len, levels)) > 2 * MOST_LEVELS:
         shown: Any = panel.scatter(axis(columns), axis(rows), c=values, cmap=COLOURS, norm=scale, s=36)
         for ticks, texts in ((panel.set_yticks, rows), (panel.set_xticks, columns)):
-            ends = dict(zip(texts, axis(texts), strict=True))
-            (low, first), (high, last) = min(ends.items(), key=_at), max(ends.items(), key=_at)
-            ticks([first, last], [low, high])
+            shown_at = _ticks(texts)
+            ticks(list(shown_at.values()), list(shown_at))
     else:
         grid = np.full((len(levels[0]), len(levels[1])), np.nan)
         for i, row in enumerate(levels[0]):
@@ -107,7 +106,3 @@ def heat_map(answer: Answer, down: str, across: str) -> Figure:
 
 def _ordered(texts: Sequence[str]) -> list[str]:
     return sorted(dict.fromkeys(texts), key=dict(zip(texts, axis(texts), strict=True)).__getitem__)
-
-
-def _unit(values: np.ndarray) -> np.ndarray:
-    return (values - values.min()) / max(float(np.ptp(values)), 1e-300)

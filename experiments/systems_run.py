@@ -61,10 +61,7 @@ class Ground(Protocol):
     has: frozenset[str]
     source: Source
     tuning_seed: int
-
-    @property
-    def layout(self) -> Layout:
-        """See above."""
+    layout: Layout
 
     @property
     def task(self) -> str:
