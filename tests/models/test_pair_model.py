@@ -14,5 +14,5 @@ class WithoutItems(PairModel):
 
 
 def test_a_part_that_is_missing_is_told_at_once():
-    with pytest.raises(TypeError, match="abstract.*item_side"):
+    with pytest.raises(TypeError, match=r"abstract.*item_side"):
         WithoutItems()
