@@ -16,7 +16,7 @@ from experiments.quickstart import PAPER, REFERENCES, SMOKE
 from experiments.settings import EvaluateConfig, SimulatedSettings
 from experiments.simulated import DATA, run
 from hccp_jax.methods.hccp import ROWS
-from hccp_jax.training.loop import TrainConfig
+from hccp_jax.training.config import TrainConfig
 
 LABELS = {
     "base": "Base",

@@ -37,7 +37,8 @@ from hccp_jax.evaluation.whole_catalogue import CURVE, Ranked, WholeCatalogue, i
 from hccp_jax.methods.base import Method
 from hccp_jax.methods.hccp import ROWS, HyperConfig, Layout, NegativesConfig, hccp
 from hccp_jax.models.three_tower import ModelConfig
-from hccp_jax.training.loop import Member, TrainConfig, train
+from hccp_jax.training.config import Member, TrainConfig
+from hccp_jax.training.loop import train
 from hccp_jax.training.state import TrainState, stack_numbers
 
 DATA = (
@@ -156,11 +157,17 @@ def _train(
     validate = partial(
         _validate, method, hypers, held_out, whole_catalogue(data, catalogue, settings, "validation", every=4)
     )
-    trained = train(method, source, members, settings.train, placement, report, context.warn, validate)
+    trained = train(
+        method, source, members, settings.train, placement, report, context.warn, validate, stop=context.stop
+    )
+    context.failed.extend(trained.failed.values())
     exposed = lists.population(method, trained.states.parameters)
     everything = view.population(method, trained.states.parameters, hypers)
     validation: Any = validate(trained.states) if context.validated else [None] * len(trials)
-    for trial, step, first, second, value in zip(trials, trained.steps, exposed, everything, validation, strict=True):
+    found = zip(trials, trained.steps, exposed, everything, validation, strict=True)
+    for index, (trial, step, first, second, value) in enumerate(found):
+        if index in trained.failed:
+            continue
         metrics, epochs = first | second.metrics, source.epochs(step)
         more: dict[str, Any] = {
             "epochs": epochs,

@@ -5,7 +5,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hccp_jax.training.loop import Report
+from hccp_jax.training.run import Report
 
 
 def reporter(console: Console):

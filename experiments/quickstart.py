@@ -12,7 +12,7 @@ from experiments.experiment import Claim, Column, Experiment, Row
 from experiments.settings import EvaluateConfig, SimulatedSettings
 from experiments.simulated import DATA, run
 from hccp_jax.methods.hccp import ROWS
-from hccp_jax.training.loop import TrainConfig
+from hccp_jax.training.config import TrainConfig
 
 PAPER = "Zhao et al., A Hybrid Cross-Stage Coordination Pre-ranking Model, WWW Companion 2025 (HCCP)"
 

@@ -7,7 +7,7 @@ from hccp_jax.cascade.world import WorldConfig
 from hccp_jax.config import field
 from hccp_jax.methods.hccp import HyperConfig, NegativesConfig
 from hccp_jax.models.three_tower import ModelConfig
-from hccp_jax.training.loop import TrainConfig
+from hccp_jax.training.config import TrainConfig
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ from hccp_jax.cascade.logs import STREAMS, open_world
 from hccp_jax.cascade.source import featurise, fresh_source, logged_source
 from hccp_jax.cascade.world import World, WorldConfig
 from hccp_jax.data.source import Source
-from hccp_jax.errors import UserError
+from hccp_jax.errors import Diverged, UserError
 from hccp_jax.evaluation.evaluator import Evaluator, Result
 from hccp_jax.evaluation.metrics import log_cutoffs
 from hccp_jax.evaluation.simulated import evaluation_set, references
 from hccp_jax.methods.hccp import Layout, hccp
-from hccp_jax.training.loop import Member, TrainConfig, Trained, Validate, train
+from hccp_jax.training.config import Member, TrainConfig
+from hccp_jax.training.loop import Trained, train
+from hccp_jax.training.run import Validate
 from hccp_jax.training.state import TrainState, stack_numbers
 
 DATA = (
@@ -35,7 +37,10 @@ def run(context: Context) -> None:
         settings: SimulatedSettings = trials[0].settings
         check_world(settings.world, settings.sampling, settings.train)
     for trials in populations:
-        _run_group(context, trials)
+        try:
+            _run_group(context, trials)
+        except Diverged as error:  # the other programs go on
+            context.failed.append(str(error))
 
 
 def _run_group(context: Context, trials: list[Trial]) -> None:
@@ -140,7 +145,7 @@ def _train(
     report = context.report(
         f"{len({t.row.name for t in trials})} rows x {len({t.seed for t in trials})} seeds", config.steps
     )
-    return train(method, source, members, config, placement, report, context.warn, validate)
+    return train(method, source, members, config, placement, report, context.warn, validate, stop=context.stop)
 
 
 def _shards(context: Context, trials: list[Trial]) -> int:
@@ -168,7 +173,10 @@ def _evaluate(
         for prefix, numbers in heads.items()
     }
     validation: Any = validate(trained.states) if context.validated and validate else [None] * len(trials)
+    context.failed.extend(trained.failed.values())
     for index, (trial, step) in enumerate(zip(trials, trained.steps, strict=True)):
+        if index in trained.failed:
+            continue
         results = {prefix: of_members[index] for prefix, of_members in found.items()}
         _save(context, trial, evaluator, results, source, step, validation[index])
 

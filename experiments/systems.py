@@ -23,7 +23,7 @@ from experiments.trials import Context, save_result
 from hccp_jax.evaluation.simulated import references
 from hccp_jax.methods import croloss, hap, sdcl
 from hccp_jax.methods.hccp import ROWS
-from hccp_jax.training.loop import TrainConfig
+from hccp_jax.training.config import TrainConfig
 
 PAPER = "HCCP (JD), SDCL (Weibo), RankTower (Credit Karma), CROLoss (Alibaba), HAP-style (Toutiao) and their baselines"
 

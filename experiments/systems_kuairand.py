@@ -21,7 +21,7 @@ from experiments.trials import Context, save_result
 from hccp_jax import config
 from hccp_jax.errors import UserError
 from hccp_jax.methods.registry import HyperConfigs
-from hccp_jax.training.loop import TrainConfig
+from hccp_jax.training.config import TrainConfig
 
 LIGHTGBM = "lightgbm"
 

@@ -19,14 +19,17 @@ from experiments.trials import Context, Trial, groups, save_result, validated
 from hccp_jax import config
 from hccp_jax.data.requests import RequestBatch
 from hccp_jax.data.source import Source
+from hccp_jax.errors import Diverged
 from hccp_jax.evaluation.latency import ServingCost, serving_cost
 from hccp_jax.methods.base import Method
 from hccp_jax.methods.hccp import Layout
 from hccp_jax.methods.registry import SYSTEMS, build
-from hccp_jax.training.loop import Member, TrainConfig, Trained, train
+from hccp_jax.training.config import Member, TrainConfig
+from hccp_jax.training.loop import Trained, train
 from hccp_jax.training.program import Placement, Program
 
 SMALLEST_GAIN = 1e-9
+DIVERGED = -1.0  # of a tuning trial; below every metric that is compared
 
 
 class Measured(NamedTuple):
@@ -129,7 +132,7 @@ def _run_group(context: Context, ground: Ground, trials: list[Trial], progress: 
     settings = trials[0].settings
     method = build(settings.system, ground.source.spec, settings.models, ground.layout, ground.has)
     placement = Placement("single")
-    program = Program(method, ground.source.featurise, placement)
+    program = Program(method, ground.source.featurise, placement, settings.train.tables)
     judge = ground.judge(method)
     cost: ServingCost | None = None
     for row in {trial.row.name: trial.row for trial in trials}.values():
@@ -140,7 +143,12 @@ def _run_group(context: Context, ground: Ground, trials: list[Trial], progress: 
         for trial in own:
             hyper = _numbers(trial.settings, tuned["changes"])
             member = Member(trial.name, hyper, trial.seed, trial.directory)
-            trained = _train(context, ground, method, program, member, trial.settings.train)
+            try:
+                trained = _train(context, ground, method, program, member, trial.settings.train)
+            except Diverged as error:
+                context.failed.append(str(error))
+                line = "its loss is not finite"
+                continue
             parameters = jax.tree.map(lambda leaf: leaf[0], trained.states.parameters)
             measured = judge.measure(parameters, hyper)
             validation = judge.validate(parameters, hyper) if context.validated else None
@@ -188,7 +196,18 @@ def _train(
 
     # a best step by validation would be one more thing to tune: every row keeps its last
     settings = replace(settings, validate_every=0)
-    return train(method, ground.source, [member], settings, Placement("single"), silent, context.warn, program=program)
+    return train(
+        method,
+        ground.source,
+        [member],
+        settings,
+        Placement("single"),
+        silent,
+        context.warn,
+        None,
+        program,
+        context.stop,
+    )
 
 
 def _tune(
@@ -211,8 +230,11 @@ def _tune(
         hyper = _numbers(settings, changes)
         name = f"row {trial.row.name}, tuning {index + 1} of {len(space)}"
         member = Member(name, hyper, ground.tuning_seed, directory / str(index))
-        trained = _train(context, ground, method, program, member, short)
-        value = judge.validate(jax.tree.map(lambda leaf: leaf[0], trained.states.parameters), hyper)
+        try:
+            trained = _train(context, ground, method, program, member, short)
+            value = judge.validate(jax.tree.map(lambda leaf: leaf[0], trained.states.parameters), hyper)
+        except Diverged:
+            value = DIVERGED
         found.append({"changes": changes, "value": value})
     best = max(found, key=lambda entry: entry["value"])
     # the defaults win a tie

@@ -8,7 +8,7 @@ from hccp_jax.cascade.logs import SamplingConfig
 from hccp_jax.cascade.world import WorldConfig
 from hccp_jax.config import field
 from hccp_jax.methods.registry import SYSTEMS, HyperConfigs, SystemConfig, numbers
-from hccp_jax.training.loop import TrainConfig
+from hccp_jax.training.config import TrainConfig
 
 MOST_TRIALS = 4
 

@@ -15,7 +15,8 @@ from hccp_jax.data.source import Source
 from hccp_jax.methods.hccp import Layout
 from hccp_jax.methods.pointwise import PointwiseHyper
 from hccp_jax.methods.registry import SystemConfig, build
-from hccp_jax.training.loop import Member, TrainConfig, train
+from hccp_jax.training.config import Member, TrainConfig
+from hccp_jax.training.loop import train
 from hccp_jax.training.program import Placement
 from hccp_jax.training.teacher import calibrate, predictor, write_teacher
 
@@ -53,7 +54,7 @@ def taught(
     hyper = PointwiseHyper(learning_rate=teacher.learning_rate)
     member = Member("the teacher", hyper, seed, out / "teacher")
     report = context.report("the teacher", config.steps)
-    trained = train(method, source, [member], config, Placement("single"), report, context.warn)
+    trained = train(method, source, [member], config, Placement("single"), report, context.warn, stop=context.stop)
     parameters = jax.tree.map(lambda leaf: leaf[0], trained.states.parameters)
     predict = predictor(method, parameters, source.featurise, source.catalogue, layout.sequence)
     found = {name: predict(log) for name, log in logs.items()}

@@ -5,7 +5,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from experiments.experiment import Experiment, Row
 from experiments.figures import write_atomically
 from hccp_jax import __version__, config
 from hccp_jax.errors import UserError
-from hccp_jax.training.loop import Placement, Report
+from hccp_jax.training.program import Placement
+from hccp_jax.training.run import Report
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Context:
         report: (label, total steps) -> a function that shows the progress of one population.
         say: shows some text.
         validated: whether results must say how good they are on validation data, as a sweep chooses by it.
+        failed: a line for each trial whose loss was not finite, which leaves it without a result.
+        stop: asked by training whether to save and stop.
     """
 
     experiment: Experiment
@@ -67,6 +70,8 @@ class Context:
     report: Callable[[str, int], Report]
     say: Callable[[str], None]
     validated: bool = False
+    failed: list[str] = field(default_factory=list)
+    stop: Callable[[], bool] = lambda: False
 
     def warn(self, line: str) -> None:
         """Show a warning."""

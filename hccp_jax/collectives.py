@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-Axis = str | None
+Axis = str | tuple[str, ...] | None
 
 
 def psum(x: Any, axis: Axis) -> Any:
@@ -26,6 +26,22 @@ def pmean(x: Any, axis: Axis) -> Any:
 def all_gather(x: Any, axis: Axis) -> Any:
     """Concatenate the rows (leading axis) of all devices, in device order."""
     return x if axis is None else jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axis, axis=0, tiled=True), x)
+
+
+def known_everywhere(x: jax.Array, axis: Axis) -> jax.Array:
+    """`all_gather` of integers [n] as a sum, which a checked shard_map types as equal on all devices.
+
+    So is then what follows from it, such as which rows of a replicated table change.
+    """
+    if axis is None:
+        return x
+    everywhere = jnp.zeros(len(x) * axis_size(axis), x.dtype)
+    return psum(jax.lax.dynamic_update_slice_in_dim(everywhere, x, first_row(len(x), axis), 0), axis)
+
+
+def axis_size(axis: Axis) -> int:
+    """How many devices a device axis has; 1 without one."""
+    return 1 if axis is None else jax.lax.axis_size(axis)
 
 
 def first_row(rows: int, axis: Axis) -> jax.Array | int:

@@ -74,7 +74,7 @@ def _compiled(model, method):
 def fields(p, kind, features, *index):
     """Vectors of the fields of one user ("user") or item ("item"): the id, each category, the dense features."""
     tables = p["embeddings"]
-    found = [tables[f"{kind}_id"]["embedding"][features["id"][index]]]
+    found = [tables[f"{kind}_id"][f"{kind}_rows"][features["id"][index]]]
     found += [tables[f"{kind}_category"]["embedding"][value] for value in features["categorical"][index]]
     return [*found, features["dense"][index].astype(np.float64)] if "dense" in features else found
 

@@ -35,7 +35,7 @@ def mixture(p, x, experts, hidden, tasks):
 
 
 def _looked_up(tables, kind, ids, fields, dense):
-    parts = [tables[f"{kind}_id"]["embedding"][ids]]
+    parts = [tables[f"{kind}_id"][f"{kind}_rows"][ids]]
     parts += [tables[f"{kind}_category"]["embedding"][field] for field in (fields if fields is not None else [])]
     parts += [dense] if dense is not None else []
     return np.concatenate(parts)

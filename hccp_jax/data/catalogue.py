@@ -31,13 +31,15 @@ class FeatureSpec:
     """Static sizes that a model needs to be built. Vocabularies include the padding id 0.
 
     Attributes:
-        users: rows of the user id table.
-        items: rows of the item id table.
+        users: user ids there are.
+        items: item ids there are.
         user_categories: size of the shared vocabulary of all categorical user fields.
         item_categories: the same for items.
         tasks: names of the feedback labels, the first one is the click.
         history_groups: G, the ways history is pooled.
         cross: F, user-times-item features; 0 for none.
+        hashed_users: rows that users share; 0: each has its own. See `vocabulary.hashed`.
+        hashed_items: the same for items.
     """
 
     users: int
@@ -47,14 +49,27 @@ class FeatureSpec:
     tasks: tuple[str, ...]
     history_groups: int
     cross: int
+    hashed_users: int = 0
+    hashed_items: int = 0
+
+    @property
+    def user_rows(self) -> int:
+        """Rows of a table of users."""
+        return self.hashed_users or self.users
+
+    @property
+    def item_rows(self) -> int:
+        """Rows of a table of items."""
+        return self.hashed_items or self.items
 
 
 def attach(batch: RequestBatch, catalogue: Catalogue) -> RequestBatch:
     """Add the catalogue's features to a stored batch.
 
     Items gain "categorical" [U, K, C] and "dense" [U, K, D(+S)], history gains "categorical" [U, H, C], the user gains
-    "categorical" [U, C] and "dense" [U, D]; dense user features already in the batch are kept and come first. Where the
-    catalogue has daily tables, `user["day"]` [U] int32 chooses the row and the statistics are appended to "dense".
+    "categorical" [U, C] and "dense" [U, D]; dense user features already in the batch are kept and come first. All gain
+    the "row" of their id where the catalogue tells one (`vocabulary.hashed`). Where the catalogue has daily tables,
+    `user["day"]` [U] int32 chooses the row and the statistics are appended to "dense".
     """
     ids, user_ids = batch.items["id"], batch.user["id"]
     items = batch.items | {name: table[ids] for name, table in catalogue.items.items()}
@@ -63,8 +78,8 @@ def attach(batch: RequestBatch, catalogue: Catalogue) -> RequestBatch:
         parts = [items["dense"], statistics] if "dense" in items else [statistics]
         items["dense"] = jnp.concatenate(parts, axis=-1)
     history = dict(batch.history)
-    if "categorical" in catalogue.items:
-        history["categorical"] = catalogue.items["categorical"][history["id"]]
+    for name in {"categorical", "row"} & catalogue.items.keys():
+        history[name] = catalogue.items[name][history["id"]]
     user = dict(batch.user)
     for name, table in catalogue.users.items():
         rows = table[user_ids]

@@ -19,7 +19,8 @@ class Source:
         spec: feature sizes.
         catalogue: feature tables.
         featurise: (stored batch, catalogue) -> batch with features attached, inside jit.
-        chunk: (seeds, first step, steps) -> RequestBatch with leading axes [seeds, steps, B, ...].
+        chunk: (seeds, first step, steps) -> RequestBatch with leading axes [seeds, steps, B, ...]; of each batch's rows
+            only one of several equal parts with `part=(index, parts)`.
         epoch_steps: steps that visit every request once; None where every request is fresh.
         frequency: [items] float32 impressions of each item in the training log.
     """
@@ -27,7 +28,7 @@ class Source:
     spec: FeatureSpec
     catalogue: Catalogue
     featurise: Callable[[RequestBatch, Catalogue], RequestBatch]
-    chunk: Callable[[Sequence[int], int, int], RequestBatch]
+    chunk: Callable[..., RequestBatch]
     epoch_steps: float | None
     frequency: np.ndarray
 
@@ -40,12 +41,21 @@ class Source:
         return 1.0 if self.epoch_steps is None else steps / self.epoch_steps
 
 
-def log_chunk(log: RequestBatch, size: int) -> Callable[[Sequence[int], int, int], RequestBatch]:
-    """The `chunk` function of a stored log with numpy leaves [n, ...]."""
+def rows_of_part(part: tuple[int, int], size: int) -> slice:
+    """The rows of a batch that belong to one of several equal parts, (index, parts); the whole batch is (0, 1)."""
+    index, parts = part
+    if size % parts:
+        raise ValueError(f"a batch of {size} rows has no {parts} equal parts")
+    return slice(index * (size // parts), (index + 1) * (size // parts))
+
+
+def log_chunk(log: RequestBatch, size: int) -> Callable[..., RequestBatch]:
+    """The `chunk` function of a stored log with numpy leaves [n, ...]; a part reads its rows only."""
     total = len(log.mask)
 
-    def chunk(seeds: Sequence[int], first: int, steps: int) -> RequestBatch:
-        rows = np.stack([[rows_at(seed, first + step, size, total) for step in range(steps)] for seed in seeds])
+    def chunk(seeds: Sequence[int], first: int, steps: int, part: tuple[int, int] = (0, 1)) -> RequestBatch:
+        own = rows_of_part(part, size)
+        rows = np.stack([[rows_at(seed, first + step, size, total)[own] for step in range(steps)] for seed in seeds])
         return jax.tree.map(lambda leaf: leaf[rows], log)
 
     return chunk
@@ -67,9 +77,13 @@ def record(source: Source, seed: int, steps: int, block: int) -> RequestBatch:
 def replay(source: Source, logs: dict[int, RequestBatch], size: int) -> Source:
     """The source with recorded logs in place of its chunks: step s of a seed is rows s B to (s + 1) B of its log."""
 
-    def chunk(seeds: Sequence[int], first: int, steps: int) -> RequestBatch:
-        rows = slice(first * size, (first + steps) * size)
-        parts = [jax.tree.map(lambda leaf: leaf[rows].reshape(steps, size, *leaf.shape[1:]), logs[s]) for s in seeds]
+    def chunk(seeds: Sequence[int], first: int, steps: int, part: tuple[int, int] = (0, 1)) -> RequestBatch:
+        rows, own = slice(first * size, (first + steps) * size), rows_of_part(part, size)
+
+        def cut(leaf: np.ndarray) -> np.ndarray:
+            return leaf[rows].reshape(steps, size, *leaf.shape[1:])[:, own]
+
+        parts = [jax.tree.map(cut, logs[seed]) for seed in seeds]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
 
     return replace(source, chunk=chunk)

@@ -17,6 +17,7 @@ from hccp_jax.losses.pairs import Pairs
 from hccp_jax.losses.recall import KERNELS, croloss_in_batch
 from hccp_jax.methods.base import Heads, Method, Parameters, scored_method, scorer
 from hccp_jax.models.mean_history import MeanHistory, MeanHistoryConfig
+from hccp_jax.models.table import identity
 
 NO_KERNEL = "none"
 
@@ -73,11 +74,12 @@ def croloss_system(spec: FeatureSpec, model: MeanHistoryConfig, kernels: KernelC
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         mean = global_mean(axis)
         users = of.user_side(parameters, batch).astype(jnp.float32)
-        ids = batch.items["id"][:, :exposed]
+        shown = {name: leaf[:, :exposed] for name, leaf in identity(batch.items).items()}
+        ids = shown["id"]
         positive = ((batch.labels[click] > 0) & batch.exposed)[:, :exposed]
-        positives = of.item_side(parameters, {"id": ids}).astype(jnp.float32)
+        positives = of.item_side(parameters, shown).astype(jnp.float32)
         column = all_gather(_random_items(batch, kernels.negatives), axis)
-        negatives = of.item_side(parameters, {"id": column["id"]}).astype(jnp.float32)
+        negatives = of.item_side(parameters, identity(column)).astype(jnp.float32)
         # one row a slot of an impression: [U * exposed, d]
         rows = jnp.repeat(hyper.scale * users, ids.shape[1], axis=0)
         own = jnp.where(positive, ids, -1)
@@ -110,10 +112,11 @@ def croloss_system(spec: FeatureSpec, model: MeanHistoryConfig, kernels: KernelC
 
 
 def _random_items(batch: RequestBatch, count: int) -> dict[str, jax.Array]:
-    """The first `count` pool items of each request: "id" and "where", [U * count] each."""
+    """The first `count` pool items of each request: what tells them apart and "where", [U * count] each."""
     pool = batch.stage == Stage.POOL
     found, slots = jax.lax.top_k(pool.astype(jnp.int32), min(count, pool.shape[1]))  # among equals the first slots
-    return {"id": jnp.take_along_axis(batch.items["id"], slots, axis=1).ravel(), "where": (found > 0).ravel()}
+    drawn = {name: jnp.take_along_axis(leaf, slots, axis=1).ravel() for name, leaf in identity(batch.items).items()}
+    return drawn | {"where": (found > 0).ravel()}
 
 
 def _row(alpha: float, kernel: str, weight_kernel: str = NO_KERNEL) -> dict[str, dict]:

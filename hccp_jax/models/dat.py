@@ -19,6 +19,7 @@ from hccp_jax.config import field
 from hccp_jax.data.catalogue import FeatureSpec
 from hccp_jax.models.embeddings import Embeddings
 from hccp_jax.models.pair_model import PairModel, dot_products
+from hccp_jax.models.table import ITEMS, USERS, Table
 from hccp_jax.numerics import normalize
 
 
@@ -50,8 +51,8 @@ class DualAugmentedTower(PairModel):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         self.embeddings = Embeddings(self.spec, c.id_width, c.category_width, dtype)
         start = nn.initializers.normal(0.05)
-        self.user_augmented = nn.Embed(self.spec.users, c.vector, embedding_init=start)
-        self.item_augmented = nn.Embed(self.spec.items, c.vector, embedding_init=start)
+        self.user_augmented = Table(USERS, self.spec.user_rows, c.vector, start)
+        self.item_augmented = Table(ITEMS, self.spec.item_rows, c.vector, start)
         self.user_hidden = nn.Dense(c.hidden, dtype=dtype)
         self.user_output = nn.Dense(c.vector, dtype=dtype)
         self.item_hidden = nn.Dense(c.hidden, dtype=dtype)
@@ -62,16 +63,16 @@ class DualAugmentedTower(PairModel):
 
     def augmented(self, user: dict, items: dict) -> tuple[jax.Array, jax.Array]:
         """Augmented vectors a_u [U, d] and a_v [..., d], float32: rows of two tables."""
-        return self.user_augmented(user["id"]), self.item_augmented(items["id"])
+        return self.user_augmented(user), self.item_augmented(items)
 
     def user_side(self, user: dict, history: dict, history_mask: jax.Array) -> jax.Array:
         """[U, d] float32 unit vectors p_u."""
         fields = [self.embeddings.user(user), self.embeddings.history(history, history_mask)]
-        return _unit_vector([*fields, self.user_augmented(user["id"])], self.user_hidden, self.user_output)
+        return _unit_vector([*fields, self.user_augmented(user)], self.user_hidden, self.user_output)
 
     def item_side(self, items: dict) -> jax.Array:
         """[..., d] float32 unit vectors p_v."""
-        fields = [self.embeddings.items(items), self.item_augmented(items["id"])]
+        fields = [self.embeddings.items(items), self.item_augmented(items)]
         return _unit_vector(fields, self.item_hidden, self.item_output)
 
     def pair_logits(self, users: jax.Array, items: jax.Array, cross: jax.Array | None) -> jax.Array:

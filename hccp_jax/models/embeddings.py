@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from hccp_jax.data.catalogue import FeatureSpec
+from hccp_jax.models.table import ITEMS, USERS, Table
 
 
 class Embeddings(nn.Module):
@@ -25,18 +26,18 @@ class Embeddings(nn.Module):
     def setup(self) -> None:
         """Create the four tables."""
         start = nn.initializers.normal(0.05)
-        self.item_id = nn.Embed(self.spec.items, self.id_width, embedding_init=start)
-        self.user_id = nn.Embed(self.spec.users, self.id_width, embedding_init=start)
+        self.item_id = Table(ITEMS, self.spec.item_rows, self.id_width, start)
+        self.user_id = Table(USERS, self.spec.user_rows, self.id_width, start)
         self.item_category = nn.Embed(self.spec.item_categories, self.category_width, embedding_init=start)
         self.user_category = nn.Embed(self.spec.user_categories, self.category_width, embedding_init=start)
 
     def item_fields(self, features: dict[str, jax.Array]) -> list[jax.Array]:
         """Fields [..., w] of items given by "id", "categorical", "dense": the id, each category, the dense features."""
-        return self._fields(self.item_id(features["id"]), self.item_category, features)
+        return self._fields(self.item_id(features), self.item_category, features)
 
     def user_fields(self, features: dict[str, jax.Array]) -> list[jax.Array]:
         """Fields [U, w] of users, in the same order."""
-        return self._fields(self.user_id(features["id"]), self.user_category, features)
+        return self._fields(self.user_id(features), self.user_category, features)
 
     def items(self, features: dict[str, jax.Array]) -> jax.Array:
         """[..., D]: the fields of items, joined."""
@@ -48,7 +49,7 @@ class Embeddings(nn.Module):
 
     def past_items(self, features: dict[str, jax.Array]) -> jax.Array:
         """[U, H, D]: what history tells of each past item, its id and categories."""
-        fields = [self.item_id(features["id"])]
+        fields = [self.item_id(features)]
         if "categorical" in features:
             fields.append(_flatten(self.item_category(features["categorical"])))
         return jnp.concatenate(fields, axis=-1)

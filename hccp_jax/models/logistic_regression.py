@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from hccp_jax.config import field
 from hccp_jax.data.catalogue import FeatureSpec
 from hccp_jax.models.pair_model import PairModel
+from hccp_jax.models.table import ITEMS, USERS, Table
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,11 @@ class LogisticRegression(PairModel):
     def setup(self) -> None:
         """Create the weights."""
         spec, dtype, zeros = self.spec, jnp.dtype(self.config.dtype), nn.initializers.zeros
-        self.user_id = nn.Embed(spec.users, 1, embedding_init=zeros)
-        self.item_id = nn.Embed(spec.items, 1, embedding_init=zeros)
+        self.user_id = Table(USERS, spec.user_rows, 1, zeros)
+        self.item_id = Table(ITEMS, spec.item_rows, 1, zeros)
         self.user_category = nn.Embed(spec.user_categories, 1, embedding_init=zeros)
         self.item_category = nn.Embed(spec.item_categories, 1, embedding_init=zeros)
-        self.past_item = nn.Embed(spec.items, spec.history_groups, embedding_init=zeros)
+        self.past_item = Table(ITEMS, spec.item_rows, spec.history_groups, zeros)
         self.user_dense = nn.Dense(1, use_bias=False, kernel_init=zeros, dtype=dtype)
         self.item_dense = nn.Dense(1, use_bias=False, kernel_init=zeros, dtype=dtype)
         if spec.cross:
@@ -55,7 +56,7 @@ class LogisticRegression(PairModel):
         """[U] float32: the user's own weights, those of past items summed in each history group, and the bias."""
         own = _sum_of_weights(user, self.user_id, self.user_category, self.user_dense)
         weights = history["groups"] * history_mask[..., None]
-        past = jnp.sum(weights * self.past_item(history["id"]), axis=(1, 2))
+        past = jnp.sum(weights * self.past_item(history), axis=(1, 2))
         return own + past + self.bias
 
     def item_side(self, items: dict) -> jax.Array:
@@ -70,8 +71,8 @@ class LogisticRegression(PairModel):
         return logits[:, None]
 
 
-def _sum_of_weights(features: dict, identity: nn.Embed, category: nn.Embed, dense: nn.Dense) -> jax.Array:
-    total = identity(features["id"])[..., 0]
+def _sum_of_weights(features: dict, identity: Table, category: nn.Embed, dense: nn.Dense) -> jax.Array:
+    total = identity(features)[..., 0]
     if "categorical" in features:
         total += jnp.sum(category(features["categorical"])[..., 0], axis=-1)
     if "dense" in features:

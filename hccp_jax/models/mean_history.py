@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from hccp_jax.config import field
 from hccp_jax.data.catalogue import FeatureSpec
 from hccp_jax.models.pair_model import PairModel, dot_products
+from hccp_jax.models.table import ITEMS, Table
 from hccp_jax.numerics import normalize
 
 
@@ -44,19 +45,19 @@ class MeanHistory(PairModel):
     def setup(self) -> None:
         """Create the item table and the linear layer."""
         width, dtype = self.config.vector, jnp.dtype(self.config.dtype)
-        self.item_id = nn.Embed(self.spec.items, width, embedding_init=nn.initializers.normal(0.05))
+        self.item_id = Table(ITEMS, self.spec.item_rows, width, nn.initializers.normal(0.05))
         self.user_output = nn.Dense(width, dtype=dtype)
 
     def user_side(self, user: dict, history: dict, history_mask: jax.Array) -> jax.Array:
         """[U, d] unit vectors; of all features only the past items' ids count."""
         mask = history_mask[..., None]
-        total = jnp.sum(jnp.where(mask, self.item_id(history["id"]), 0.0), axis=1)
+        total = jnp.sum(jnp.where(mask, self.item_id(history), 0.0), axis=1)
         mean = total / jnp.maximum(jnp.sum(mask, axis=1), 1)
         return normalize(self.user_output(mean.astype(self.user_output.dtype))).astype(self.user_output.dtype)
 
     def item_side(self, items: dict) -> jax.Array:
         """[..., d] unit vectors."""
-        return normalize(self.item_id(items["id"])).astype(self.user_output.dtype)
+        return normalize(self.item_id(items)).astype(self.user_output.dtype)
 
     def pair_logits(self, users: jax.Array, items: jax.Array, cross: jax.Array | None) -> jax.Array:
         """[U, 1, K] cosines, float32; cross features are not read."""

@@ -83,13 +83,15 @@ class Checkpoints:
         except OSError as error:
             raise UserError(f"out={directory}: cannot write checkpoints ({error.strerror})") from None
 
-    def save(self, tree: dict[str, Any], metric: float | None = None) -> None:
-        """Save a `to_host` tree under its step, in the background; `metric` decides the best, larger is better.
+    def save(self, tree: dict[str, Any], metric: float | None = None, step: int | None = None) -> None:
+        """Save a `to_host` tree, in the background; `metric` decides the best, larger is better.
+
+        It is saved under `step`, or under its own: that of a run that is frozen lies behind the others'.
 
         A step that is there already is left alone: the same step of the same run holds the same numbers.
         """
         self.wait()
-        step = int(tree["step"])
+        step = int(tree["step"]) if step is None else step
         if step in self.steps:
             return
         metrics = {METRIC: metric if metric is not None else _NO_METRIC}

@@ -1,7 +1,9 @@
 """The wrappers that place a chunk of steps on devices; all give the same numbers.
 
 `single` one device; `emulated` n devices imitated on one, for tests; `pmap`; `mesh`, the default on many devices: a
-jitted shard_map whose two axes split the population of runs and the rows of the batch.
+jitted shard_map whose axes split the population of runs, the rows of the batch, and the rows of the tables. Devices of
+the table axis split the batch as well. The devices may be those of several processes; each process then has its own
+rows of every batch, and all of them the same states on the host.
 """
 
 from collections.abc import Callable
@@ -11,23 +13,34 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from hccp_jax.errors import UserError
+from hccp_jax.models.table import ITEMS, USERS
 
 DATA = "data"
 POPULATION = "population"
+MODEL = "model"
 KINDS = ("single", "emulated", "pmap", "mesh")
 _BATCH_AXIS = 2  # leaves are [streams, steps, U, ...]
 
 
 @dataclass(frozen=True)
 class Wrapped:
-    """A placed chunk: `run(states, hypers, streams, batches, catalogue, total_steps)`, and what M must divide by."""
+    """A placed chunk.
+
+    Attributes:
+        run: (states, hypers, streams, batches, catalogue, total_steps) -> (states, metrics); the states may come from
+            the host or from an earlier call, and are donated.
+        population: what M must divide by.
+        fetch: states -> the same on the host, whole.
+    """
 
     run: Callable[..., Any]
     population: int
+    fetch: Callable[[Any], Any] = lambda states: jax.tree.map(np.asarray, states)
 
 
 def _split_rows(batches: Any, devices: int) -> Any:
@@ -40,21 +53,25 @@ def _split_rows(batches: Any, devices: int) -> Any:
     return jax.tree.map(split, batches)
 
 
-def wrap(chunk: Callable[..., Any], kind: str, devices: int = 1, population: int = 1) -> Wrapped:
-    """Place `chunk(states, hypers, streams, batches, catalogue, total_steps, axis)` on devices.
+def wrap(chunk: Callable[..., Any], kind: str, devices: int = 1, population: int = 1, model: int = 1) -> Wrapped:
+    """Place `chunk(states, hypers, streams, batches, catalogue, total_steps, axis=, model=)` on devices.
 
     Args:
-        chunk: the per-device function; its outputs must not differ between devices of the data axis.
+        chunk: the per-device function; its outputs must not differ between the devices that split the batch, but for
+            shards of tables.
         kind: one of KINDS.
-        devices: size of the data axis; must divide the batch.
+        devices: how many split the batch; must divide it.
         population: size of the population axis (mesh only).
+        model: how many of `devices` share each table by rows (mesh only); must divide `devices`.
 
     Raises:
-        UserError: if there are fewer devices than asked.
+        UserError: if there are fewer devices than asked, or they cannot be laid out so.
     """
     needed = devices * population
     if kind in ("pmap", "mesh") and needed > len(jax.devices()):
         raise UserError(f"devices={needed}: only {len(jax.devices())} of {jax.default_backend()} are there")
+    if model > 1 and (kind != "mesh" or devices % model):
+        raise UserError(f"model_devices={model}: expected a divisor of the {devices} devices of a mesh")
     if kind == "single":
         return Wrapped(jax.jit(partial(chunk, axis=None), donate_argnums=0), 1)
     inner = partial(chunk, axis=DATA)
@@ -63,35 +80,97 @@ def wrap(chunk: Callable[..., Any], kind: str, devices: int = 1, population: int
         mapped = jax.jit(jax.vmap(inner, in_axes=rows, out_axes=None, axis_name=DATA, axis_size=devices))
         return Wrapped(lambda s, h, g, b, *rest: mapped(s, h, g, _split_rows(b, devices), *rest), 1)
     if kind == "pmap":
-        placed = jax.pmap(inner, axis_name=DATA, in_axes=rows, out_axes=None, devices=jax.devices()[:devices])
-        # where pmap leaves the states; from elsewhere the first call would be compiled apart
-        everywhere = NamedSharding(jax.sharding.Mesh(jax.devices()[:devices], (DATA,)), P())
-
-        def run(states: Any, hypers: Any, streams: Any, batches: Any, *rest: Any) -> Any:
-            return placed(jax.device_put(states, everywhere), hypers, streams, _split_rows(batches, devices), *rest)
-
-        return Wrapped(run, 1)
+        return _by_pmap(inner, devices)
     if kind == "mesh":
-        return _on_mesh(inner, devices, population)
+        return _on_mesh(chunk, devices, population, model)
     raise UserError(f"parallel={kind!r}: expected one of {', '.join(KINDS)}")
 
 
-def make_mesh(devices: int, population: int) -> jax.sharding.Mesh:
-    """A [population, data] mesh of the first devices."""
-    grid = np.asarray(jax.devices()[: devices * population]).reshape(population, devices)
-    return jax.sharding.Mesh(grid, (POPULATION, DATA), axis_types=(AxisType.Auto, AxisType.Auto))
+def _by_pmap(inner: Callable[..., Any], devices: int) -> Wrapped:
+    used = jax.devices()[:devices]
+    placed = jax.pmap(inner, axis_name=DATA, in_axes=(None, None, None, 0, None, None), out_axes=None, devices=used)
+    here = sum(device.process_index == jax.process_index() for device in used)
+    # where pmap leaves the states; from elsewhere the first call would be compiled apart
+    everywhere = NamedSharding(jax.sharding.Mesh(used, (DATA,)), P())
+
+    def run(states: Any, hypers: Any, streams: Any, batches: Any, *rest: Any) -> Any:
+        if jax.process_count() == 1:
+            states = jax.device_put(states, everywhere)
+        return placed(states, hypers, streams, _split_rows(batches, here), *rest)
+
+    return Wrapped(run, 1)
 
 
-def _on_mesh(inner: Callable[..., Any], devices: int, population: int) -> Wrapped:
-    mesh = make_mesh(devices, population)
-    members, rows, everywhere = P(POPULATION), P(None, None, DATA), P()
-    specs = (members, members, members, rows, everywhere, everywhere)
-    # check_vma stays on: it refuses a forgotten reduction when the step is traced
-    sharded = jax.shard_map(inner, mesh=mesh, in_specs=specs, out_specs=members, check_vma=True)
-    run = jax.jit(sharded, donate_argnums=0)
-    places = [NamedSharding(mesh, spec) for spec in specs]
+def make_mesh(devices: int, population: int, model: int = 1) -> jax.sharding.Mesh:
+    """A [population, data, model] mesh of the first devices; `devices` = data x model."""
+    grid = np.asarray(jax.devices()[: devices * population]).reshape(population, devices // model, model)
+    return jax.sharding.Mesh(grid, (POPULATION, DATA, MODEL), axis_types=(AxisType.Auto,) * 3)
 
-    def place(*arguments: Any) -> Any:
-        return run(*(jax.device_put(x, where) for x, where in zip(arguments, places, strict=True)))
 
-    return Wrapped(place, population)
+def _on_mesh(chunk: Callable[..., Any], devices: int, population: int, model: int) -> Wrapped:
+    mesh = make_mesh(devices, population, model)
+    inner = partial(chunk, axis=(DATA, MODEL), model=MODEL if model > 1 else None)
+    members, everywhere, batch = P(POPULATION), P(), P(None, None, (DATA, MODEL))
+    heights: dict[str, int] = {}  # rows of the tables without what fills up the shards
+
+    def in_shards(path: tuple, _: Any) -> P:
+        return P(POPULATION, MODEL) if model > 1 and _vocabulary(path) else members
+
+    def filled(path: tuple, leaf: Any) -> Any:
+        """A table from the host with rows of zeros, so that the shards are alike; nobody reads them."""
+        of = _vocabulary(path)
+        if isinstance(leaf, jax.Array) or model == 1 or of is None:
+            return leaf
+        heights[of] = leaf.shape[1]
+        return np.pad(leaf, [(0, 0), (0, -leaf.shape[1] % model), *[(0, 0)] * (leaf.ndim - 2)])
+
+    def put(leaf: Any, spec: P) -> jax.Array:
+        where = NamedSharding(mesh, spec)
+        if jax.process_count() == 1 or (isinstance(leaf, jax.Array) and leaf.sharding == where):
+            return jax.device_put(leaf, where)
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, where, lambda part: whole[part])
+
+    def put_rows(leaf: Any) -> jax.Array:
+        """The rows of the batch that belong to this process."""
+        if jax.process_count() == 1:
+            return jax.device_put(leaf, NamedSharding(mesh, batch))
+        return jax.make_array_from_process_local_data(NamedSharding(mesh, batch), np.asarray(leaf))
+
+    compiled: dict[Any, Callable[..., Any]] = {}
+
+    def run(states: Any, hypers: Any, streams: Any, batches: Any, catalogue: Any, total_steps: Any) -> Any:
+        states = jax.tree_util.tree_map_with_path(filled, states)
+        specs = jax.tree_util.tree_map_with_path(in_shards, states)
+        shape = jax.tree.structure(states)
+        if shape not in compiled:
+            arguments = (specs, members, members, batch, everywhere, everywhere)
+            # check_vma stays on: it refuses a forgotten reduction when the step is traced
+            sharded = jax.shard_map(inner, mesh=mesh, in_specs=arguments, out_specs=(specs, members), check_vma=True)
+            compiled[shape] = jax.jit(sharded, donate_argnums=0)
+        put_all = partial(jax.tree.map, put)
+        return compiled[shape](
+            put_all(states, specs),
+            *(jax.tree.map(partial(put, spec=members), x) for x in (hypers, streams)),
+            jax.tree.map(put_rows, batches),
+            *(jax.tree.map(partial(put, spec=everywhere), x) for x in (catalogue, total_steps)),
+        )
+
+    def fetch(states: Any) -> Any:
+        """Shards are joined on the host; only those of other processes need a collective."""
+
+        def whole(path: tuple, leaf: Any) -> np.ndarray:
+            near = leaf.is_fully_addressable or leaf.is_fully_replicated
+            found = np.asarray(leaf if near else multihost_utils.process_allgather(leaf, tiled=True))
+            height = heights.get(_vocabulary(path) or "")
+            return found if height is None else found[:, :height]
+
+        return jax.tree_util.tree_map_with_path(whole, states)
+
+    return Wrapped(run, population, fetch)
+
+
+def _vocabulary(path: tuple) -> str | None:
+    """Of whom the table is that a leaf of the state belongs to, as its rows or as what the optimizer keeps of them."""
+    names = [str(part.key).rsplit("/", 1)[-1] for part in path if isinstance(part, jax.tree_util.DictKey)]
+    return next((name for name in names if name in (ITEMS, USERS)), None)

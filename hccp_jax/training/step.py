@@ -17,14 +17,33 @@ from hccp_jax.data.catalogue import Catalogue
 from hccp_jax.data.requests import RequestBatch
 from hccp_jax.methods.base import Method
 from hccp_jax.training.gradients import cagrad, group_gradients, pcgrad
-from hccp_jax.training.state import TrainState, optimizer
+from hccp_jax.training.state import Moments, TrainState, optimizer
+from hccp_jax.training.tables import (
+    DENSE,
+    TablesConfig,
+    distinct_rows,
+    join,
+    rate_of,
+    read,
+    row_optimizer,
+    split,
+    write,
+)
 
 Featurise = Callable[[RequestBatch, Catalogue], RequestBatch]
 Metrics = dict[str, jax.Array]
+ROUNDING = 2  # the use of a step's key beside the method's own
 
 
 def train_step(
-    method: Method, state: TrainState, hyper: Any, batch: RequestBatch, total_steps: jax.Array, axis: Axis
+    method: Method,
+    state: TrainState,
+    hyper: Any,
+    batch: RequestBatch,
+    total_steps: jax.Array,
+    axis: Axis,
+    tables: TablesConfig = DENSE,
+    model: str | None = None,
 ) -> tuple[TrainState, Metrics]:
     """One update from this device's rows of the batch.
 
@@ -34,12 +53,68 @@ def train_step(
         hyper: traced numbers with a `learning_rate`.
         batch: features attached, [U / devices, ...].
         total_steps: length of training, for schedules.
-        axis: name of the device axis or None.
+        axis: name(s) of the device axes that split the batch, or None.
+        tables: static; how tables of users and items are updated.
+        model: the one of those axes that tables are sharded over by rows, or None.
 
     Returns:
         The next state and the loss with its terms. Where the loss or the gradient is not finite the state is kept
         and `alive` drops.
     """
+    if tables.update != "dense":
+        return _by_rows(method, tables, state, hyper, batch, total_steps, axis, model)
+    value, terms, gradients = _gradients(method, state, state.parameters, hyper, batch, total_steps, axis)
+    norm = optax.tree.norm(gradients)
+    alive = state.alive & jnp.isfinite(value) & jnp.isfinite(norm)
+    parameters, moments = _updated(state.parameters, state.moments, gradients, hyper, alive)
+    after = TrainState(state.step + alive, parameters, moments, state.key, alive)
+    return after, {"loss": value, "gradient_norm": norm, **terms}
+
+
+def _by_rows(
+    method: Method,
+    config: TablesConfig,
+    state: TrainState,
+    hyper: Any,
+    batch: RequestBatch,
+    total_steps: jax.Array,
+    axis: Axis,
+    model: str | None,
+) -> tuple[TrainState, Metrics]:
+    """`train_step` where only the rows that the batch names are read and written."""
+    rows = row_optimizer(config)
+    rate = rate_of(config, hyper.learning_rate)
+    tables, rest = split(state.parameters)
+    names, batch = distinct_rows(batch, axis)
+    found, small = read(rows, tables, state.moments.tables, names, state.step, rate, model)
+    value, terms, gradients = _gradients(method, state, join(small, rest), hyper, batch, total_steps, axis)
+    norm = optax.tree.norm(gradients)
+    alive = state.alive & jnp.isfinite(value) & jnp.isfinite(norm)
+    of_rows, of_rest = split(gradients)
+    key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), ROUNDING)
+    tables, by_row = write(rows, tables, state.moments.tables, found, of_rows, state.step + 1, rate, alive, key)
+    rest, moments = _updated(rest, state.moments.rest, of_rest, hyper, alive)
+    after = TrainState(state.step + alive, join(tables, rest), Moments(by_row, moments), state.key, alive)
+    return after, {"loss": value, "gradient_norm": norm, **terms}
+
+
+def _updated(parameters: Any, moments: Any, gradients: Any, hyper: Any, alive: jax.Array) -> tuple[Any, Any]:
+    """Parameters and moments after an update by Adam; the same as before where `alive` is False."""
+    updates, after = optimizer(hyper.learning_rate).update(gradients, moments, parameters)
+    changed = (optax.apply_updates(parameters, updates), after)
+    return jax.tree.map(lambda new, old: jnp.where(alive, new, old), changed, (parameters, moments))
+
+
+def _gradients(
+    method: Method,
+    state: TrainState,
+    parameters: Any,
+    hyper: Any,
+    batch: RequestBatch,
+    total_steps: jax.Array,
+    axis: Axis,
+) -> tuple[jax.Array, Metrics, Any]:
+    """The loss, its terms and the gradient of the parameters, all over the devices."""
     key = jax.random.fold_in(state.key, state.step)
     progress = state.step.astype(jnp.float32) / total_steps
 
@@ -47,19 +122,10 @@ def train_step(
         return method.loss(parameters, hyper, batch, key, progress, axis)
 
     if method.objectives is None:
-        (value, terms), gradients = jax.value_and_grad(loss, has_aux=True)(state.parameters)
-        gradients = pmean(gradients, axis)
-    else:
-        value, terms = loss(state.parameters)
-        gradients = _combined(method, state.parameters, hyper, batch, key, progress, axis)
-    updates, moments = optimizer(hyper.learning_rate).update(gradients, state.moments, state.parameters)
-    norm = optax.tree.norm(gradients)
-    alive = state.alive & jnp.isfinite(value) & jnp.isfinite(norm)
-    changed = (optax.apply_updates(state.parameters, updates), moments, state.step + 1)
-    parameters, moments, step = jax.tree.map(
-        lambda new, old: jnp.where(alive, new, old), changed, (state.parameters, state.moments, state.step)
-    )
-    return TrainState(step, parameters, moments, state.key, alive), {"loss": value, "gradient_norm": norm, **terms}
+        (value, terms), gradients = jax.value_and_grad(loss, has_aux=True)(parameters)
+        return value, terms, pmean(gradients, axis)
+    value, terms = loss(parameters)
+    return value, terms, _combined(method, parameters, hyper, batch, key, progress, axis)
 
 
 def _combined(
@@ -90,6 +156,8 @@ def train_chunk(
     catalogue: Catalogue,
     total_steps: jax.Array,
     axis: Axis,
+    tables: TablesConfig = DENSE,
+    model: str | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Several steps of several runs (members) in one program, one member after the other.
 
@@ -104,7 +172,9 @@ def train_chunk(
         batches: leaves [G, S, U / devices, ...].
         catalogue: tables shared by all members.
         total_steps: scalar float32.
-        axis: name of the device axis or None.
+        axis: as in `train_step`.
+        tables: likewise.
+        model: likewise.
 
     Returns:
         States after S steps, and metrics with leaves [M, S].
@@ -115,8 +185,11 @@ def train_chunk(
         own = jax.tree.map(lambda leaf: leaf[stream], batches)
 
         def one(state: TrainState, batch: RequestBatch) -> tuple[TrainState, Metrics]:
-            return train_step(method, state, hyper, featurise(batch, catalogue), total_steps, axis)
+            return train_step(method, state, hyper, featurise(batch, catalogue), total_steps, axis, tables, model)
 
         return jax.lax.scan(one, state, own)
 
+    if len(streams) == 1:  # a loop over one member would copy its tables
+        alone = member(jax.tree.map(lambda leaf: leaf[0], (states, hypers, streams)))
+        return jax.tree.map(lambda leaf: leaf[None], alone)
     return jax.lax.map(member, (states, hypers, streams))

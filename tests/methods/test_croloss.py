@@ -70,7 +70,7 @@ def unit(x):
 def gaps_of_pairs(case, hyper, batch=None, count=10):
     """One array of S_i - S_pos a pair (user, clicked item), over all random items that the user has not clicked."""
     batch = jax.tree.map(np.asarray, case.batch if batch is None else batch)
-    table = np.asarray(case.parameters["item_id"]["embedding"], np.float64)
+    table = np.asarray(case.parameters["item_id"]["item_rows"], np.float64)
     layer = {name: np.asarray(leaf, np.float64) for name, leaf in case.parameters["user_output"].items()}
     ids, past = batch.items["id"], batch.history["id"]
     pools = [np.flatnonzero(stage == Stage.POOL)[:count] for stage in batch.stage]

@@ -71,7 +71,7 @@ def dense(layer, x):
 
 
 def looked_up(p, kind, features, *index):
-    found = {f"{kind}_id": p["embeddings"][f"{kind}_id"]["embedding"][features["id"][index]]}
+    found = {f"{kind}_id": p["embeddings"][f"{kind}_id"][f"{kind}_rows"][features["id"][index]]}
     for c, value in enumerate(features["categorical"][index] if "categorical" in features else ()):
         found[f"{kind}_category_{c}"] = p["embeddings"][f"{kind}_category"]["embedding"][value]
     return found | ({f"{kind}_dense": features["dense"][index]} if "dense" in features else {})
@@ -398,7 +398,7 @@ def test_the_ranking_net_and_the_tables_it_shares_learn_from_its_own_labels(case
     assert min(np.abs(leaf).max() for leaf in jax.tree.leaves(joint["ranking_net"])) > 0
     assert largest(joint["embeddings"]["user_id"]) > 1e-6
     assert (
-        np.abs(joint["embeddings"]["item_id"]["embedding"] - alone["embeddings"]["item_id"]["embedding"]).max() > 1e-6
+        np.abs(joint["embeddings"]["item_id"]["item_rows"] - alone["embeddings"]["item_id"]["item_rows"]).max() > 1e-6
     )
     for name in ("gate", "routing", "tower_hidden", "tower_logits"):
         assert_trees_equal(joint[name], alone[name])

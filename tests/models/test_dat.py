@@ -48,7 +48,7 @@ def towers(p, batch, row, slot):
         ("item", batch.items, (row, slot), fields(p, "item", batch.items, row, slot)),
     )
     for side, features, index, x in sides:
-        augmented = p[f"{side}_augmented"]["embedding"][features["id"][index]]
+        augmented = p[f"{side}_augmented"][f"{side}_rows"][features["id"][index]]
         x = relu(layer(p[f"{side}_hidden"], np.concatenate([*x, augmented])))
         x = layer(p[f"{side}_output"], x)
         found += [x / np.sqrt(np.sum(x * x)), augmented]
@@ -114,7 +114,7 @@ def test_augmented_vectors_are_parameters_of_their_ids_and_not_drawn(made):
     assert len(np.unique(rows, axis=0)) == len(np.unique(batch.items["id"]))
     # they are inputs of the towers, and learn through them
     for name, ids in (("user_augmented", batch.user["id"]), ("item_augmented", batch.items["id"])):
-        gradient = gradients(model, parameters, batch)[name]["embedding"]
+        gradient = gradients(model, parameters, batch)[name][f"{name.split('_')[0]}_rows"]
         assert np.abs(gradient[np.unique(ids)]).max() > 0
         np.testing.assert_array_equal(gradient[0], 0)
 

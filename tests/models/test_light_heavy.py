@@ -33,7 +33,7 @@ def relu(x):
 
 
 def tables(p, kind, features, *index, dense_too=True):
-    parts = [p[f"{kind}_id"]["embedding"][features["id"][index]]]
+    parts = [p[f"{kind}_id"][f"{kind}_rows"][features["id"][index]]]
     parts += [p[f"{kind}_category"]["embedding"][field] for field in features["categorical"][index]]
     return np.concatenate([*parts, features["dense"][index]] if dense_too else parts)
 

@@ -28,14 +28,14 @@ def definition(p, batch, row, slot):
     """The bias and one weight for each feature, feature by feature."""
     z = float(p["bias"])
     for side, features, index in (("user", batch.user, (row,)), ("item", batch.items, (row, slot))):
-        z += p[f"{side}_id"]["embedding"][features["id"][index], 0]
+        z += p[f"{side}_id"][f"{side}_rows"][features["id"][index], 0]
         for value in features["categorical"][index]:
             z += p[f"{side}_category"]["embedding"][value, 0]
         for weight, x in zip(p[f"{side}_dense"]["kernel"][:, 0], features["dense"][index], strict=True):
             z += weight * x
     for past in np.flatnonzero(batch.history_mask[row]):
         for group, x in enumerate(batch.history["groups"][row, past]):
-            z += x * p["past_item"]["embedding"][batch.history["id"][row, past], group]
+            z += x * p["past_item"]["item_rows"][batch.history["id"][row, past], group]
     return z + sum(w * x for w, x in zip(p["cross_weight"]["kernel"][:, 0], batch.cross[row, slot], strict=True))
 
 
@@ -78,5 +78,5 @@ def test_it_begins_at_one_half_and_every_weight_learns(made):
         assert np.abs(leaf).max() > 0, name
     # tables learn only rows that were seen
     unseen = np.setdiff1d(np.arange(SPEC.items), batch.items["id"])
-    found = gradients(model, parameters, batch)["item_id"]["embedding"]
+    found = gradients(model, parameters, batch)["item_id"]["item_rows"]
     np.testing.assert_array_equal(found[unseen], 0)

@@ -23,7 +23,7 @@ def run(parameters, arguments):
 
 def by_hand(parameters, batch):
     """[U, 1, K] cosines, request by request and item by item."""
-    table = np.asarray(parameters["item_id"]["embedding"], np.float64)
+    table = np.asarray(parameters["item_id"]["item_rows"], np.float64)
     layer = {name: np.asarray(leaf, np.float64) for name, leaf in parameters["user_output"].items()}
     cosines = np.zeros((U, 1, K))
     for row in range(U):
@@ -87,7 +87,7 @@ def test_the_table_learns_from_both_sides_and_padding_from_neither(parameters):
         return jax.grad(lambda p: jnp.sum(MeanHistory(CONFIG, SPEC).apply({"params": p}, *inputs(batch))))(p)
 
     gradient = slope(parameters)
-    moved = set(np.flatnonzero(np.abs(gradient["item_id"]["embedding"]).max(axis=1)))
+    moved = set(np.flatnonzero(np.abs(gradient["item_id"]["item_rows"]).max(axis=1)))
     assert moved == {shown, *past}
     bare = {**parameters, "user_output": jax.tree.map(jnp.zeros_like, parameters["user_output"])}
     assert np.abs(run(bare, inputs(batch))).max() == 0

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,10 +17,12 @@ import pytest
 from tiny_hccp import assert_trees_close, assert_trees_equal, tiny
 from toy import CONFIG, Hyper, Toy, members, run
 
-from hccp_jax.errors import UserError
+from hccp_jax.errors import Stopped, UserError
 from hccp_jax.methods.hccp import HyperConfig
 from hccp_jax.training.checkpoints import Checkpoints, to_host
-from hccp_jax.training.loop import Member, Placement, TrainConfig, train
+from hccp_jax.training.config import Member, TrainConfig
+from hccp_jax.training.loop import train
+from hccp_jax.training.program import Placement
 from hccp_jax.training.state import initial_state
 
 # a read that fails leaves others behind, whose results find their event loop closed
@@ -266,12 +269,71 @@ def test_a_repaired_run_goes_on_and_is_the_straight_run(tmp_path, straight, brok
     assert_same_run(run(Toy(), who), who, straight)
 
 
-def test_the_member_at_fault_is_named(tmp_path):
-    who = members(tmp_path, (0, Hyper()), (0, Hyper(learning_rate=1e30)))
-    with pytest.raises(UserError, match=r"^member 1: loss is not finite at step \d \(terms: .+\)"):
-        run(Toy(), who)
-    for member in who:
-        assert finite(load(member, steps_kept(member)[-1], state_like()))
+BAD = (0, Hyper(learning_rate=1e30))
+
+
+def test_a_member_that_diverges_is_frozen_and_named_and_the_others_go_on(tmp_path, straight):
+    who, lines = members(tmp_path, PAIR[0], BAD, PAIR[1]), []
+    trained = run(Toy(), who, warn=lines.append)
+    assert list(trained.failed) == [1]
+    (line,) = lines
+    assert re.fullmatch(
+        r"member 1: loss is not finite at step \d \(terms: .+\); it stays there, the others go on", line
+    )
+    assert finite(trained.states.parameters)
+    # the others are what they are alone
+    assert_same_run(select(trained, [0, 2]), [who[0], who[2]], straight)
+    stopped = json.loads(logs([who[1]])[0].splitlines()[-1])["step"] if logs([who[1]])[0] else 0
+    assert stopped < 10
+
+
+def select(trained, places):
+    """The part of a result that is of some members."""
+    return dataclasses.replace(
+        trained,
+        states=jax.tree.map(lambda leaf: leaf[np.array(places)], trained.states),
+        steps=[trained.steps[place] for place in places],
+        failed={},
+    )
+
+
+def test_a_frozen_member_stays_frozen_over_a_stop(tmp_path, straight):
+    who, lines = members(tmp_path, PAIR[0], BAD, PAIR[1]), []
+    with pytest.raises(Stopped, match=r"^stopped at step 20; everything is saved"):
+        run(Toy(), who, warn=lines.append, stop=stop_at(20))
+    assert [steps_kept(member)[-1] for member in who] == [20, 20, 20]
+    asked = Toy()
+    trained = run(asked, who, warn=lines.append)
+    assert min(first for _, first, *_ in asked.asked[1:]) == 20
+    assert list(trained.failed) == [1]
+    assert [line.startswith("member 1: loss ") for line in lines] == [True, True]
+    assert_same_run(select(trained, [0, 2]), [who[0], who[2]], straight)
+
+
+def test_a_member_that_was_frozen_and_is_alone_is_refused(tmp_path):
+    who = members(tmp_path, PAIR[0], BAD)
+    run(Toy(), who, warn=lambda _: None)
+    with pytest.raises(UserError, match=r"^member 1: loss was not finite at step \d; .* try a smaller"):
+        run(Toy(), who[1:])
+
+
+def stop_at(step, seen=None):
+    """A `stop` that says True after so many steps."""
+    chunks = iter(range(CONFIG.chunk, 1000, CONFIG.chunk))
+    return lambda: next(chunks) >= step
+
+
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on_as_if_nothing_had_been(tmp_path, straight):
+    who = members(tmp_path, *PAIR)
+    with pytest.raises(Stopped, match=r"^stopped at step 15; everything is saved: run the command again to go on$"):
+        run(Toy(), who, stop=stop_at(15))
+    assert [steps_kept(member)[-1] for member in who] == [15, 15]
+    assert_same_run(run(Toy(), who), who, straight)
+
+
+def test_a_stop_that_comes_with_the_last_step_finds_the_work_done(tmp_path, straight):
+    who = members(tmp_path, *PAIR)
+    assert_same_run(run(Toy(), who, stop=stop_at(40)), who, straight)
 
 
 def test_a_broken_catalogue_is_found_at_the_first_step(tmp_path):

@@ -16,7 +16,9 @@ import numpy as np
 from hccp_jax.collectives import all_gather, global_mean
 from hccp_jax.data.source import Source
 from hccp_jax.methods.base import Method
-from hccp_jax.training.loop import Member, Placement, TrainConfig, train
+from hccp_jax.training.config import Member, TrainConfig
+from hccp_jax.training.loop import train
+from hccp_jax.training.program import Placement
 
 WIDTH = 3
 CONFIG = TrainConfig(steps=40, batch=8, chunk=5, checkpoint_every=10)
@@ -90,13 +92,15 @@ def members(directory: Path, *hypers: tuple[int, Hyper]) -> list[Member]:
     return [Member(f"member {i}", hyper, seed, directory / str(i)) for i, (seed, hyper) in enumerate(hypers)]
 
 
-def run(toy, who, config=CONFIG, placement=Placement(), report=lambda *_: None, warn=None, validate=None):
+def run(
+    toy, who, config=CONFIG, placement=Placement(), report=lambda *_: None, warn=None, validate=None, stop=lambda: False
+):
     """`train` with nothing to say; a warning is an error unless `warn` takes it."""
 
     def refuse(line):
         raise AssertionError(line)
 
-    return train(toy.method, toy.source, who, config, placement, report, warn or refuse, validate)
+    return train(toy.method, toy.source, who, config, placement, report, warn or refuse, validate, stop=stop)
 
 
 if __name__ == "__main__":
