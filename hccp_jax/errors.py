@@ -9,7 +9,7 @@ class UserError(Exception):
     """
 
 
-class Diverged(UserError):
+class Diverged(UserError):  # noqa: N818 - named after what happened
     """A loss that is not finite: of all that was trained together, nothing has a finite one left."""
 
 
