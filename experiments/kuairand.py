@@ -24,12 +24,13 @@ from experiments.hccp_ladder import LABELS
 from experiments.quickstart import PAPER
 from experiments.trials import Context, Trial, groups, save_result, validated
 from hccp_jax.config import field
-from hccp_jax.data.catalogue import Catalogue, attach, with_frequency
+from hccp_jax.data.catalogue import Catalogue, FeatureSpec, attach, with_frequency
 from hccp_jax.data.kuairand import KuaiRandConfig
 from hccp_jax.data.kuairand_dataset import KuaiRand, load, with_items
 from hccp_jax.data.kuairand_features import cross_features
 from hccp_jax.data.requests import RequestBatch
 from hccp_jax.data.source import Source, log_chunk
+from hccp_jax.data.vocabulary import hashed
 from hccp_jax.errors import UserError
 from hccp_jax.evaluation.exposed_lists import ExposedLists
 from hccp_jax.evaluation.octiles import assign_octiles
@@ -84,6 +85,8 @@ def _run_group(context: Context, trials: list[Trial]) -> None:
     data = load(Path(settings.data_dir), settings)
     context.say(data.describe())
     catalogue = with_frequency(jax.tree.map(jnp.asarray, data.catalogue), data.item_exposures)
+    tables = settings.train.tables
+    spec, catalogue = hashed(data.spec, catalogue, tables.item_rows, tables.user_rows)
     lists = ExposedLists(data.test, catalogue, featurise)
     view = whole_catalogue(data, catalogue, settings, "test")
     for trial in trials:
@@ -92,7 +95,7 @@ def _run_group(context: Context, trials: list[Trial]) -> None:
             save_result(context.experiment, trial, metrics, served="its own score", curves=curves)
     trained = [trial for trial in trials if not trial.row.reference]
     if trained:
-        _train(context, settings, data, catalogue, trained, lists, view)
+        _train(context, settings, data, spec, catalogue, trained, lists, view)
 
 
 def whole_catalogue(
@@ -133,16 +136,17 @@ def _train(
     context: Context,
     settings: KuaiRandSettings,
     data: KuaiRand,
+    spec: FeatureSpec,
     catalogue: Catalogue,
     trials: list[Trial],
     lists: ExposedLists,
     view: WholeCatalogue,
 ) -> None:
     layout = Layout(settings.exposed, settings.exposed + settings.ranked)
-    method = hccp(data.spec, settings.model, settings.negatives, layout)
+    method = hccp(spec, settings.model, settings.negatives, layout)
     size = settings.train.batch
     source = Source(
-        data.spec,
+        spec,
         catalogue,
         featurise,
         log_chunk(data.train, size),

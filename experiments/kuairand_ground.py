@@ -18,6 +18,7 @@ from hccp_jax.data.catalogue import Catalogue, with_frequency
 from hccp_jax.data.kuairand_dataset import KuaiRand, load, with_items
 from hccp_jax.data.requests import RequestBatch
 from hccp_jax.data.source import Source, log_chunk
+from hccp_jax.data.vocabulary import hashed
 from hccp_jax.evaluation.exposed_lists import ExposedLists
 from hccp_jax.evaluation.whole_catalogue import Ranked, WholeCatalogue
 from hccp_jax.methods.base import Method
@@ -119,11 +120,13 @@ def open_ground(context: Context, settings: KuaiRandSystemsSettings, out: Path) 
     data = load(Path(settings.data_dir), settings)
     context.say(data.describe())
     catalogue = with_frequency(jax.tree.map(jnp.asarray, data.catalogue), data.item_exposures)
+    tables = settings.train.tables
+    spec, catalogue = hashed(data.spec, catalogue, tables.item_rows, tables.user_rows)
     size = settings.train.batch
 
     def source(log: RequestBatch) -> Source:
         chunk = log_chunk(log, size)
-        return Source(data.spec, catalogue, featurise, chunk, len(log.mask) / size, data.item_exposures)
+        return Source(spec, catalogue, featurise, chunk, len(log.mask) / size, data.item_exposures)
 
     def view(period: str, users: int) -> WholeCatalogue:
         """The whole catalogue in a period, for about so many users."""

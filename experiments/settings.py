@@ -24,6 +24,7 @@ class LogConfig:
     """Fresh requests, or a log that is reused."""
 
     requests: int = field(0, "requests of a reused log; 0: every training request is fresh", at_least=0)
+    on_disk: bool = field(False, "keep the log in OUT/log and train from there, not from memory")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from hccp_jax.cascade.logs import STREAMS, open_world
 from hccp_jax.cascade.source import featurise, fresh_source, logged_source
 from hccp_jax.cascade.world import World, WorldConfig
 from hccp_jax.data.source import Source
+from hccp_jax.data.vocabulary import hashed
 from hccp_jax.errors import Diverged, UserError
 from hccp_jax.evaluation.evaluator import Evaluator, Result
 from hccp_jax.evaluation.metrics import log_cutoffs
@@ -91,7 +92,11 @@ def _source(context: Context, settings: SimulatedSettings, world: World, seeds: 
     train = settings.train
     devices = context.placement.population
     fresh = fresh_source(world, settings.world, settings.sampling, train.batch, len(seeds), train.chunk_steps, devices)
-    return logged_source(train.batch, settings.log.requests, fresh) if settings.log.requests else fresh
+    if settings.log.requests:
+        directory = context.trials[0].directory.parent.parent / "log" if settings.log.on_disk else None
+        fresh = logged_source(train.batch, settings.log.requests, fresh, directory)
+    spec, catalogue = hashed(fresh.spec, fresh.catalogue, train.tables.item_rows, train.tables.user_rows)
+    return replace(fresh, spec=spec, catalogue=catalogue)
 
 
 def open_evaluator(

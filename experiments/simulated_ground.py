@@ -1,7 +1,7 @@
 """The simulated cascade as the data of a table of systems: recorded logs with a teacher, and two evaluation sets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import gcd
 from pathlib import Path
@@ -21,6 +21,7 @@ from hccp_jax.cascade.source import featurise, fresh_source
 from hccp_jax.data.catalogue import every_item
 from hccp_jax.data.requests import RequestBatch, first_slots
 from hccp_jax.data.source import Source, record, replay
+from hccp_jax.data.vocabulary import hashed
 from hccp_jax.errors import UserError
 from hccp_jax.evaluation.evaluator import EvaluationSet, Evaluator, Result, member_scores
 from hccp_jax.methods.base import Method
@@ -128,7 +129,8 @@ def open_ground(context: Context, settings: SystemsSettings, seeds: Sequence[int
     logs = taught(
         context, fresh, settings.models, layout, settings.teacher, train, TEACHER_SEED, logs, TUNING_SEED, out
     )
-    source = replay(fresh, logs, train.batch)
+    spec, catalogue = hashed(fresh.spec, fresh.catalogue, train.tables.item_rows, train.tables.user_rows)
+    source = replace(replay(fresh, logs, train.batch), spec=spec, catalogue=catalogue)
 
     def held_out(requests: int, stream: str) -> Evaluator:
         return open_evaluator(settings.world, settings.evaluate.cutoffs, world, source, requests, stream)

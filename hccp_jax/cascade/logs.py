@@ -13,6 +13,7 @@ from hccp_jax.config import field
 from hccp_jax.data import hashing, sampling
 from hccp_jax.data.catalogue import Catalogue, FeatureSpec
 from hccp_jax.data.requests import RequestBatch, Stage
+from hccp_jax.data.source import rows_of_part
 from hccp_jax.errors import UserError
 
 TASKS = ("click", "purchase")
@@ -161,20 +162,29 @@ def log_requests(world: World, config: WorldConfig, samples: SamplingConfig, req
 
 
 def training_batch(
-    world: World, config: WorldConfig, samples: SamplingConfig, stream: jax.Array | int, step: jax.Array, size: int
+    world: World,
+    config: WorldConfig,
+    samples: SamplingConfig,
+    stream: jax.Array | int,
+    step: jax.Array,
+    size: int,
+    part: tuple[int, int] = (0, 1),
 ) -> RequestBatch:
     """The fresh requests of one step: a pure function of (stream, step), so any step can be had at once.
+
+    Of several equal parts only one with `part` = (index, parts).
 
     With `clicked_only`, twice as many requests are run and the first `size` with a click are kept, in order; if there
     are fewer, requests without a click fill the batch.
     """
     raw = 2 * size if samples.clicked_only else size
     request = (jnp.asarray(stream, jnp.int32) << _STREAM_BITS) + step * raw + jnp.arange(raw, dtype=jnp.int32)
-    batch = log_requests(world, config, samples, request)
+    own = rows_of_part(part, size)
     if not samples.clicked_only:
-        return batch
+        return log_requests(world, config, samples, request[own])
+    batch = log_requests(world, config, samples, request)  # which are kept hangs on all of them
     clicked = jnp.any(batch.labels["click"] > 0, axis=-1)
-    rows = jnp.sort(jnp.where(clicked, 0, raw) + jnp.arange(raw))[:size] % raw
+    rows = jnp.sort(jnp.where(clicked, 0, raw) + jnp.arange(raw))[own] % raw
     return jax.tree.map(lambda x: x[rows], batch)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from hccp_jax.cascade import logs
 from hccp_jax.cascade.world import World, WorldConfig
+from hccp_jax.data import store
 from hccp_jax.data.catalogue import Catalogue, attach, with_frequency
 from hccp_jax.data.requests import RequestBatch, Stage
 from hccp_jax.data.source import Source, log_chunk
@@ -22,7 +24,7 @@ def featurise(batch: RequestBatch, catalogue: Catalogue) -> RequestBatch:
     return replace(batch, cross=logs.cross_features(batch))
 
 
-@partial(jax.jit, static_argnums=(1, 2, 5, 6))
+@partial(jax.jit, static_argnums=(1, 2, 5, 6, 7))
 def _fresh(
     world: World,
     config: WorldConfig,
@@ -31,15 +33,18 @@ def _fresh(
     steps: jax.Array,
     size: int,
     devices: int,
+    part: tuple[int, int],
 ) -> RequestBatch:
-    """Batches [n, size, ...] of (stream, step) pairs [n], spread over `devices`; n is a multiple of it."""
+    """Batches [n, size, ...] of (stream, step) pairs [n], or a part of each, over `devices`; n is a multiple of it."""
 
     def several(world: World, pairs: tuple[jax.Array, jax.Array]) -> RequestBatch:
-        return jax.lax.map(lambda pair: logs.training_batch(world, config, samples, pair[0], pair[1], size), pairs)
+        return jax.lax.map(
+            lambda pair: logs.training_batch(world, config, samples, pair[0], pair[1], size, part), pairs
+        )
 
     if devices == 1:
         return several(world, (streams, steps))
-    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:devices]), ("steps",))
+    mesh = jax.sharding.Mesh(np.asarray(jax.local_devices()[:devices]), ("steps",))
     spread = jax.shard_map(several, mesh=mesh, in_specs=(P(), P("steps")), out_specs=P("steps"))
     return spread(world, (streams, steps))
 
@@ -51,15 +56,16 @@ def _batches(
     pairs: Sequence[tuple[int, int]],
     size: int,
     devices: int,
+    part: tuple[int, int] = (0, 1),
 ) -> RequestBatch:
-    """Batches [n, size, ...] of (stream, step) pairs, as NumPy; the last pair fills up the devices.
+    """Batches [n, size, ...] of (stream, step) pairs, or a part of each, as NumPy; the last pair fills up the devices.
 
     Shards are joined on the host: joining them on the devices would be a collective, and a collective of simulated CPU
     devices can block for ever while another program runs.
     """
     filled = list(pairs) + [pairs[-1]] * (-len(pairs) % devices)
     streams, steps = (jnp.asarray(column, jnp.int32) for column in zip(*filled, strict=True))
-    batches = _fresh(world, config, samples, streams, steps, size, devices)
+    batches = _fresh(world, config, samples, streams, steps, size, devices, part)
     return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(pairs)], batches)
 
 
@@ -84,9 +90,9 @@ def fresh_source(
         devices: CPU devices over which generation is spread.
     """
 
-    def chunk(streams: Sequence[int], first: int, count: int) -> RequestBatch:
+    def chunk(streams: Sequence[int], first: int, count: int, part: tuple[int, int] = (0, 1)) -> RequestBatch:
         pairs = [(logs.training_stream(seed), first + step) for seed in streams for step in range(count)]
-        batches = _batches(world, config, samples, pairs, size, devices)
+        batches = _batches(world, config, samples, pairs, size, devices, part)
         return jax.tree.map(lambda leaf: leaf.reshape(len(streams), count, *leaf.shape[1:]), batches)
 
     # one chunk shape throughout, so the item frequencies come from the program that generates training batches
@@ -105,14 +111,18 @@ def impressions(batch: RequestBatch, rows: int) -> np.ndarray:
     return np.bincount(shown, minlength=rows).astype(np.float32)
 
 
-def logged_source(size: int, requests: int, fresh: Source) -> Source:
+def logged_source(size: int, requests: int, fresh: Source, directory: Path | None = None) -> Source:
     """A log of `requests` requests that is reused epoch after epoch, in a keyed order.
 
-    Every seed sees the same log, written once from the stream of seed 0.
+    Every seed sees the same log, written once from the stream of seed 0; into a folder and read from there where one is
+    given.
     """
-    batches = []
-    for step in range(-(-requests // size)):
-        batches.append(jax.tree.map(lambda leaf: leaf[0, 0], fresh.chunk([0], step, 1)))
-    log = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:requests], *batches)
-
-    return Source(fresh.spec, fresh.catalogue, featurise, log_chunk(log, size), requests / size, fresh.frequency)
+    steps = range(-(-requests // size))
+    parts = (jax.tree.map(lambda leaf: leaf[0, 0], fresh.chunk([0], step, 1)) for step in steps)
+    if directory is not None:
+        if not directory.exists():
+            store.write(directory, requests, parts)
+        log = store.open_store(directory)
+    else:
+        log = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:requests], *parts)
+    return replace(fresh, chunk=log_chunk(log, size), epoch_steps=requests / size)

@@ -1,6 +1,7 @@
 """Fresh requests as a source: independent of chunks and devices; and a log of them that is reused."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import numpy as np
@@ -85,7 +86,7 @@ def test_more_requests_than_a_chunk_still_count(monkeypatch, small_world, chunk)
     world, config, samples = small_world
     asked = []
 
-    def batches(world, config, samples, pairs, size, devices):
+    def batches(world, config, samples, pairs, size, devices, part=(0, 1)):
         asked.extend(pairs)
         return row(chunk, 0)
 
@@ -115,3 +116,19 @@ def test_a_logged_source_reuses_its_requests_once_an_epoch(fresh, chunk):
     assert log.spec == fresh.spec
     assert log.catalogue is fresh.catalogue
     assert log.frequency is fresh.frequency
+
+
+@pytest.mark.parametrize("clicked_only", [False, True])
+def test_the_parts_of_a_step_are_the_step(small_world, clicked_only):
+    world, config, samples = small_world
+    samples = dataclasses.replace(samples, clicked_only=clicked_only)
+    batch = partial(logs.training_batch, world, config, samples, 7, 3, 8)
+    parts = [jax.jit(partial(batch, part=(index, 2)))() for index in range(2)]
+    same(jax.tree.map(lambda *x: np.concatenate(x), *parts), jax.jit(batch)())
+
+
+def test_a_log_on_disk_is_the_log_in_memory(tmp_path, fresh):
+    inside, outside = logged_source(32, 50, fresh), logged_source(32, 50, fresh, tmp_path / "log")
+    same(outside.chunk([0, 7], 2, 3), inside.chunk([0, 7], 2, 3))
+    unasked = dataclasses.replace(fresh, chunk=None)  # what is on disk is not made again
+    same(logged_source(32, 50, unasked, tmp_path / "log").chunk([1], 0, 1), inside.chunk([1], 0, 1))
