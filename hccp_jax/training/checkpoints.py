@@ -12,6 +12,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from hccp_jax.errors import UserError
+from hccp_jax.training.hosts import is_primary, wait_for_all
 from hccp_jax.training.state import TrainState
 
 # Orbax reports every save and load through absl at INFO and warns about options it fills in by itself.
@@ -68,8 +69,10 @@ class Checkpoints:
         self.directory = directory.absolute()
         self._saving: Future | None = None
         self.damaged = [path.parent.parent for path in self.directory.glob("*/metrics/metrics") if not _is_json(path)]
-        for path in self.damaged:
+        wait_for_all("damaged checkpoints are known")
+        for path in self.damaged if is_primary() else []:
             shutil.rmtree(path)
+        wait_for_all("damaged checkpoints are gone")
         policies = ocp.training.preservation_policies
         best = policies.BestN(get_metric_fn=lambda metrics: metrics[METRIC], n=1)
         try:
@@ -98,12 +101,15 @@ class Checkpoints:
         copied = jax.tree.map(np.array, tree)  # what happens to the arrays from now on is not saved
         # forced: the policies would leave a save out while another one is under way
         self._saving = _ORBAX.submit(self._checkpointer.save, step, copied, force=True, metrics=metrics)
+        if jax.process_count() > 1:  # processes meet while they save, which must not cross what training meets for
+            self.wait()
 
     def drop_after(self, step: int) -> None:
         """Remove the checkpoints of later steps: a run that goes back to `step` writes them again."""
         for late in self.steps:
-            if late > step:
+            if late > step and is_primary():
                 shutil.rmtree(self.directory / str(late))
+        wait_for_all("later checkpoints are gone")
         _ORBAX.submit(self._checkpointer.reload).result()
 
     def wait(self) -> None:

@@ -4,15 +4,17 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hccp_jax.errors import UserError
+from hccp_jax.training.hosts import is_primary
 
 
 class Logbook:
     """Appends one JSON line a log point to `metrics.jsonl`.
 
     On resumption the lines after the restored step are dropped, so that a stopped and resumed run leaves the same file
-    as a straight one.
+    as a straight one. Of several processes only the primary writes.
     """
 
     def __init__(self, directory: Path, resume_step: int, tensorboard: bool = False) -> None:
@@ -22,6 +24,10 @@ class Logbook:
             UserError: if TensorBoard is asked for without tensorboardX, or the file cannot be written.
         """
         self.path = directory / "metrics.jsonl"
+        self._file: Any = None
+        self._writer: Any = None
+        if not is_primary():
+            return
         try:
             directory.mkdir(parents=True, exist_ok=True)
             kept = [line for line in self._lines() if json.loads(line)["step"] <= resume_step]
@@ -43,6 +49,8 @@ class Logbook:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append the values of a step."""
+        if self._file is None:
+            return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         if self._writer is not None:
@@ -51,7 +59,8 @@ class Logbook:
 
     def close(self) -> None:
         """Close the files."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._writer is not None:
             self._writer.close()
 

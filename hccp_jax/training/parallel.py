@@ -128,6 +128,8 @@ def _on_mesh(chunk: Callable[..., Any], devices: int, population: int, model: in
         where = NamedSharding(mesh, spec)
         if jax.process_count() == 1 or (isinstance(leaf, jax.Array) and leaf.sharding == where):
             return jax.device_put(leaf, where)
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(leaf), spec))
         whole = np.asarray(leaf)
         return jax.make_array_from_callback(whole.shape, where, lambda part: whole[part])
 

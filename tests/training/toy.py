@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hccp_jax.collectives import all_gather, global_mean
-from hccp_jax.data.source import Source
+from hccp_jax.data.source import Source, rows_of_part
 from hccp_jax.methods.base import Method
 from hccp_jax.training.config import Member, TrainConfig
 from hccp_jax.training.loop import train
@@ -68,11 +68,12 @@ class Toy:
         where[0] = True
         return {"x": x, "y": y, "where": where}
 
-    def chunk(self, seeds, first, steps):
+    def chunk(self, seeds, first, steps, part=(0, 1)):
         self.asked.append((tuple(seeds), first, steps, threading.current_thread()))
         batches = [self.batch(seed, first + step) for seed in seeds for step in range(steps)]
         lead = (len(seeds), steps)
-        return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(*lead, *leaves[0].shape), *batches)
+        own = rows_of_part(part, self.size)
+        return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(*lead, *leaves[0].shape)[:, :, own], *batches)
 
     @property
     def method(self) -> Method:

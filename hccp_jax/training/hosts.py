@@ -1,0 +1,76 @@
+"""Several processes as one program: how they find each other, and how they stop at one step.
+
+A process belongs to the first one, the primary, for all that is there once: logs, results, what is printed. States are
+the same on all of them, or sharded; each makes only its own rows of a batch.
+"""
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from hccp_jax.errors import UserError
+
+
+def join(coordinator: str | None = None, processes: int | None = None, index: int | None = None) -> None:
+    """Connect this process with the others; before anything else of JAX is used.
+
+    Args:
+        coordinator: host:port of the first process; None finds the others by what Slurm, Open MPI, GKE or a TPU says.
+        processes: how many there are; with `coordinator`.
+        index: of this one, from 0; with `coordinator`.
+
+    Raises:
+        UserError: if only some of the three are given, nothing can be found, or the others do not come.
+    """
+    given = {"coordinator": coordinator, "processes": processes, "process_index": index}
+    missing = [name for name, value in given.items() if value is None]
+    if 0 < len(missing) < len(given):
+        raise UserError(f"{missing[0]}: expected with the other two of {', '.join(given)}")
+    if not missing and (processes is None or index is None or not 0 <= index < processes):
+        raise UserError(f"process_index={index}: expected 0 to {(processes or 1) - 1}")
+    jax.config.update("jax_enable_preemption_service", True)
+    try:
+        jax.distributed.initialize(coordinator, processes, index, initialization_timeout=120)
+    except (ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"distributed: the processes cannot find each other ({first}); give --coordinator, --processes and "
+            "--process_index"
+        ) from None
+
+
+def is_primary() -> bool:
+    """Whether this process writes and prints."""
+    return jax.process_index() == 0
+
+
+def same_everywhere(value: np.ndarray) -> np.ndarray:
+    """The primary's value, on all processes."""
+    return value if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(value))
+
+
+def wait_for_all(name: str) -> None:
+    """Return when all processes have come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def stop_on_signal() -> Callable[[], bool]:
+    """A `stop` for training: True, on all processes at one step, after any of them got SIGTERM.
+
+    With several processes JAX's preemption service listens; alone, a handler does, from the main thread.
+    """
+    if jax.process_count() > 1:
+        asked = iter(range(1 << 62))
+        return lambda: multihost_utils.reached_preemption_sync_point(next(asked))
+    heard = []
+
+    def hear(number: int, frame: Any) -> None:
+        heard.append(number)
+
+    signal.signal(signal.SIGTERM, hear)
+    return lambda: bool(heard)
