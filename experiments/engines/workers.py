@@ -34,8 +34,9 @@ def begin(words: Sequence[str], log: str | Path, cores: int, environment: Mappin
 
 
 def run(cores: int, directory: str, environment: Mapping[str, str], words: Sequence[str], log: str) -> int:
-    """Run a worker with the Python of this process, from a directory; returns its exit code."""
-    os.chdir(directory)
+    """Run a worker with the Python of this process, from a directory if it is there; returns its exit code."""
+    if Path(directory).is_dir():
+        os.chdir(directory)
     process = begin([sys.executable, *words[1:]], log, cores, environment)
     try:
         return process.wait()
