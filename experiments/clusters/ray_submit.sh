@@ -3,6 +3,7 @@
 #
 #   experiments/clusters/ray_submit.sh
 #
+# A cluster that asks for a token wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN in the environment, as of all its clients.
 # All nodes must see the directory of this package and --out. Without the submit server, run the last line on a node
 # of the cluster, with --ray_address=auto.
 set -euo pipefail

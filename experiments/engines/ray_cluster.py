@@ -46,7 +46,9 @@ def run_on_ray(waiting: Waiting, address: str, cpus: float, gpus: float, resourc
             dashboard = None if address else False
             ray.init(address or "local", include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"ray_address={address!r}: no Ray cluster there ({str(error).splitlines()[0]})") from None
+        raise UserError(
+            f"ray_address={address!r}: no Ray cluster could be joined there ({str(error).splitlines()[0]})"
+        ) from None
     try:
         if not address:  # a cluster may grow
             _check({"CPU": cpus, "GPU": gpus, **resources}, ray.cluster_resources())

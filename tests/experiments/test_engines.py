@@ -52,6 +52,9 @@ ROWS = (
 EXPERIMENT = Experiment("demo", "Demo", "P", "T", 1, "Simulated: x.", Settings(), {}, ROWS, (), (), 2, print)
 
 
+TIMES = ("p50_ms", "train_requests_per_second")
+
+
 def planned(out: Path, *arguments: str) -> plans.Plan:
     values = launcher_flags()
     settings_flags(values, EXPERIMENT)
@@ -363,3 +366,18 @@ def test_a_lost_worker_of_ray_changes_nothing(undisturbed, tmp_path):
     assert "WorkerCrashedError" in said
     assert "starting it again, time 1 of 2" in said
     assert (out / "results.jsonl").read_bytes() == undisturbed
+
+
+@pytest.mark.slow
+def test_workers_share_one_teacher_and_the_tuning_of_a_row(tmp_path):
+    arguments = ["--experiment=systems", "--smoke", "--seeds=2", "--rows=two_tower", TINY[-1]]
+    found = []
+    for name, more in (("here", []), ("workers", ["--processes=3"])):
+        done = launch(*arguments, f"--out={tmp_path / name}", *more)
+        assert done.returncode == 0, done.stderr
+        lines = [json.loads(line) for line in (tmp_path / name / "results.jsonl").read_text().splitlines()]
+        found.append([{k: v for k, v in line["metrics"].items() if k not in TIMES} for line in lines])
+    assert found[0] == found[1]
+    logs = [path.read_text() for path in (tmp_path / "workers" / "logs").iterdir()]
+    assert len(logs) == 3
+    assert sum("the teacher: step 5/10" in log for log in logs) == 1
