@@ -4,9 +4,11 @@
     python launch.py --list                                every experiment
     python launch.py --experiment=hccp_ladder --seeds=5 --out=runs/ladder
     python launch.py --rows=base,hccp --hyper.margin=0.2 --train.steps=800
+    python launch.py --processes=4                         in four workers of this machine; --engine=ray|print elsewhere
     python launch.py --help                                every flag of the chosen experiment
 
-Exit codes: 0 done; 2 a mistake in the command, the data or the checkpoints, told in one line; 1 anything else.
+Exit codes: 0 done; 2 a mistake in the command, the data or the checkpoints, told in one line; 1 anything else, such as
+trials that are missing in the table; 130 stopped by Ctrl-C.
 """
 
 import importlib
@@ -64,8 +66,8 @@ def _start_jax(cache: str | None, devices: int, smoke: bool) -> int:
     return len(jax.devices()) if devices == 1 else 1
 
 
-def _run(arguments: Sequence[str], console: Console) -> None:
-    from experiments import flags, sweeps
+def _run(arguments: Sequence[str], console: Console) -> int:
+    from experiments import flags, plan
 
     experiment = _load(flags.chosen_experiment(arguments))
     values = flags.launcher_flags()
@@ -73,73 +75,57 @@ def _run(arguments: Sequence[str], console: Console) -> None:
     flags.parse(values, arguments)
     if values["help"].value:
         console.print(flags.describe(values, experiment), highlight=False, markup=False, soft_wrap=True)
-        return
+        return 0
     if values["list"].value:
         _list(console)
-        return
+        return 0
     given: dict[str, Any] = {name: values[name].value for name in values}
-    rows = _rows(experiment, given["rows"])
-    seeds = experiment.seeds if given["seeds"] is None else given["seeds"]
-    if seeds < 1:
-        raise UserError(f"seeds={seeds}: expected at least 1")
-    if given["devices"] < 1:
-        raise UserError(f"devices={values['devices'].value}: expected at least 1")
-    if given["sweep_draws"] < 0:
-        raise UserError(f"sweep_draws={given['sweep_draws']}: expected at least 0")
-    changed = (dict(experiment.smoke) if given["smoke"] else {}) | flags.changes(values, experiment)
-    settings = config.override(experiment.settings, changed)
-    if settings.train.batch % given["devices"]:
-        raise UserError(f"train.batch={settings.train.batch}: expected a multiple of the {given['devices']} devices")
-    over = []
-    if given["sweep"] or given["sweep_file"]:
-        at = sweeps.points(given["sweep"], given["sweep_file"], given["sweep_draws"], given["sweep_seed"])
-        over = sweeps.tried(rows, settings, at)
-        experiment = sweeps.widened(experiment, rows, over)
-        rows = experiment.rows
-    spread = _start_jax(given["cache_dir"], given["devices"], given["smoke"])
+    asked = plan.make(experiment, values)
 
-    from experiments import locks, report, trials
-    from experiments.progress import reporter
-    from hccp_jax.training.program import Placement
+    from experiments import search, study, trials
+    from experiments.engines import choice, here, printed
 
-    name = experiment.name + (f"-{config.digest(settings)[:8]}" if changed else "")
-    out = Path(given["out"] or Path("runs") / name)
-    trials.open_output(experiment, settings, out)
-    everything = trials.make_trials(experiment, settings, rows, seeds, out)
-    pending = tuple(trial for trial in everything if trial.result is None)
-    if len(pending) < len(everything):
-        console.print(
-            f"{len(everything) - len(pending)} of {len(everything)} trials are finished in {out}", highlight=False
-        )
-    if pending:
-        # data-parallel runs use the wrapper that was asked for; otherwise trials are spread over the devices
-        many = given["devices"] > 1
-        kind = given["parallel"] if many or spread > 1 else "single"
-        kind = "mesh" if not many and spread > 1 else kind
-        placement = Placement(kind, given["devices"], spread)
-        say = partial(console.print, highlight=False, markup=False)
-        known = {trial.directory.name: trial for trial in pending}
-
-        def run(names: list[str]) -> None:
-            mine = tuple(known[name] for name in names)
-            experiment.run(trials.Context(experiment, mine, placement, reporter(console), say, bool(over)))
-
-        def waiting(count: int) -> None:
-            say(f"{count} trials are run by another process; waiting for them")
-
-        locks.run_each_once(out / "locks", list(known), lambda name: known[name].result is not None, run, waiting)
-    trials.collect(experiment, everything, out)
-    report.write_all(out, experiment, "python launch.py " + shlex.join(arguments), console, over)
-    console.print(f"results, pictures and report.html are in {out}", highlight=False)
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    run = choice.workers(given, say)
+    knobs = search.asked_space(given, asked)
+    prints = given["engine"] == "print" and not given["only"]
+    spread = 0 if prints or run else _start_jax(given["cache_dir"], given["devices"], given["smoke"])
+    trials.open_output(asked.experiment, asked.settings, asked.out)
+    if prints:
+        printed.print_jobs(asked, given["processes"])
+        return 0
+    if run is None:
+        trials.note_environment(asked.out)
+        placement = here.placement(given["parallel"], given["devices"], spread)
+        run = partial(here.run_plan, placement=placement, console=console, only=given["only"])
+    if given["only"]:
+        run(asked)
+        return 0
+    if knobs:
+        asked, failures = search.search(asked, study.studies(asked, knobs, given), search.batch(given), run, say)
+    else:
+        finished = [trial.finished for trial in asked.trials()]
+        if any(finished):
+            say(f"{sum(finished)} of {len(finished)} trials are finished in {asked.out}")
+        failures = run(asked)
+    return _conclude(asked, failures, arguments, console)
 
 
-def _rows(experiment, names: Sequence[str]):
-    known = {row.name: row for row in experiment.rows}
-    for name in names:
-        if name not in known:
-            raise UserError(f"rows={name!r}: unknown; {config.near_miss(name, known)}")
-    # the references of a table cost seconds, so they stay in it
-    return [row for row in experiment.rows if not names or row.name in names or row.reference]
+def _conclude(asked, failures: Sequence[Any], arguments: Sequence[str], console: Console) -> int:
+    """Write what follows from the finished trials; returns the exit code."""
+    from experiments import report, trials
+
+    everything = asked.trials()
+    missing = sum(not trial.finished for trial in everything)
+    trials.collect(asked.experiment, everything, asked.out)
+    if missing < len(everything):
+        command = "python launch.py " + shlex.join(arguments)
+        report.write_all(asked.out, asked.experiment, command, console, asked.over)
+        console.print(f"results, pictures and report.html are in {asked.out}", highlight=False)
+    if missing:
+        why = "; ".join(map(str, failures)) or "another command has them"
+        print(f"error: {missing} of {len(everything)} trials are missing: {why}", file=sys.stderr)
+    return 1 if missing else 0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -148,11 +134,13 @@ def main(arguments: Sequence[str]) -> int:
     if not console.is_terminal:
         console = Console(width=120)  # a log file has no width of its own
     try:
-        _run(arguments, console)
+        return _run(arguments, console)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -27,7 +27,21 @@ def launcher_flags() -> flags.FlagValues:
     flags.DEFINE_boolean(
         "smoke", False, "minutes become seconds; the same code path, numbers that mean nothing", **define
     )
-    flags.DEFINE_enum("engine", "local", ["local"], "where trials run: this process", **define)
+    flags.DEFINE_integer(
+        "search", 0, "settings of the sweep that Optuna's TPE chooses, each row; 0: no search", **define
+    )
+    flags.DEFINE_integer("search_batch", 0, "settings asked at once; 0: as many as processes, or 4", **define)
+    flags.DEFINE_string("search_storage", "", "URL of the search's data base; empty: search.db in --out", **define)
+    engines = "where trials run: local: processes of this machine; ray: a Ray cluster; print: print the commands"
+    flags.DEFINE_enum("engine", "local", ["local", "print", "ray"], engines, **define)
+    flags.DEFINE_integer("processes", 1, "workers at a time; 1: none, trials run in this process", **define)
+    flags.DEFINE_integer("retries", 2, "how often a worker that died is started again", **define)
+    flags.DEFINE_list("only", [], "hashes of the trials to run, without a table: the command of a worker", **define)
+    address = "Ray cluster, all of whose nodes see --out and this code; empty: RAY_ADDRESS, or a local one"
+    flags.DEFINE_string("ray_address", "", address, **define)
+    flags.DEFINE_float("ray_cpus", 1.0, "cores that a job asks Ray for", **define)
+    flags.DEFINE_float("ray_gpus", 0.0, "GPUs that a job asks Ray for; a fraction shares one", **define)
+    flags.DEFINE_list("ray_resources", [], "what else a job asks Ray for, such as TPU=4", **define)
     flags.DEFINE_integer("devices", 1, "devices that share each batch", **define)
     flags.DEFINE_enum("parallel", "mesh", ["mesh", "pmap"], "how devices share a batch", **define)
     flags.DEFINE_string("cache_dir", None, "compile cache; empty: ~/.cache/hccp_jax; 'none' switches it off", **define)

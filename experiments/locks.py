@@ -8,7 +8,8 @@ several on a file system with POSIX locks (NFS 4, Lustre, GPFS).
 import fcntl
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 POLL_SECONDS = 0.5
@@ -30,6 +31,13 @@ class Locks:
             return False
         return True
 
+    def free(self, name: str) -> bool:
+        """Whether nobody has a lock; not for a lock of this process."""
+        if not self.take(name):
+            return False
+        self.release(name)
+        return True
+
     def release(self, name: str) -> None:
         """Give a lock back."""
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _byte(name))
@@ -41,6 +49,25 @@ class Locks:
 
 def _byte(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
+
+
+@contextmanager
+def alone(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock of a whole file, which nothing else of this process may open; first wait for whoever has it.
+
+    Args:
+        path: the file, made if it is not there.
+        waiting: told once that another process has it.
+    """
+    locks = Locks(path)
+    try:
+        if not locks.take(""):
+            waiting()
+            while not locks.take(""):
+                time.sleep(POLL_SECONDS)
+        yield
+    finally:
+        locks.close()
 
 
 def run_each_once(

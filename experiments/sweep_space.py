@@ -40,10 +40,14 @@ class Range:
     def at(self, share: float) -> str:
         """The number that a uniform draw in [0, 1) stands for, as text."""
         if self.kind == "log":
-            return f"{math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low))):.6g}"
+            return self.text(math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low))))
         if self.kind == "int":
-            return str(int(self.low) + int(share * (int(self.high) - int(self.low) + 1)))
-        return f"{self.low + share * (self.high - self.low):.6g}"
+            return self.text(int(self.low) + int(share * (int(self.high) - int(self.low) + 1)))
+        return self.text(self.low + share * (self.high - self.low))
+
+    def text(self, number: float) -> str:
+        """A number of the range as a field's value."""
+        return str(int(number)) if self.kind == "int" else f"{number:.6g}"
 
 
 Cell = dict[str, str | Range]

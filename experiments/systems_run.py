@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from experiments.figures import write_atomically
+from experiments.locks import alone
 from experiments.systems_settings import search_space
 from experiments.trials import Context, Trial, groups, save_result, validated
 from hccp_jax import config
@@ -215,14 +216,36 @@ def _tune(
 ) -> dict[str, Any]:
     """Choose a row's numbers on validation requests; kept on disk, so that a stopped run does not tune again."""
     settings = trial.settings
-    tune, full = settings.tune, settings.train
     directory = trial.directory.parent.parent / "tuning" / config.digest(trial.row.name, config.to_json(settings))
     path = Path(f"{directory}.json")
-    if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
-    space = search_space(settings.system, settings.hyper, tune.trials)
+    space = search_space(settings.system, settings.hyper, settings.tune.trials)
     if len(space) == 1:
         return {"changes": {}, "trials": [], "by": "not tuned"}
+
+    def waiting() -> None:
+        context.say(f"another process tunes row {trial.row.name}; waiting for it")
+
+    with alone(Path(f"{directory}.lock"), waiting):  # the seeds of a row may be several workers'
+        if not path.exists():
+            result = _tuned(context, ground, trial, method, program, judge, space, directory)
+            write_atomically(path, json.dumps(result, indent=1) + "\n")
+            shutil.rmtree(directory, ignore_errors=True)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _tuned(
+    context: Context,
+    ground: Ground,
+    trial: Trial,
+    method: Method,
+    program: Program,
+    judge: Judge,
+    space: Sequence[dict[str, float]],
+    directory: Path,
+) -> dict[str, Any]:
+    """Train with each of the changes, on the tuning seed, and choose the best."""
+    settings = trial.settings
+    tune, full = settings.tune, settings.train
     steps = max(1, round(tune.share * full.steps / full.chunk_steps)) * full.chunk_steps
     short = replace(full, steps=steps, chunk=full.chunk_steps, checkpoint_every=steps)
     found: list[dict[str, Any]] = []
@@ -239,7 +262,4 @@ def _tune(
     best = max(found, key=lambda entry: entry["value"])
     # the defaults win a tie
     chosen = found[0] if best["value"] - found[0]["value"] < SMALLEST_GAIN else best
-    result = {"changes": chosen["changes"], "trials": found, "steps": steps, "by": ground.task}
-    write_atomically(path, json.dumps(result, indent=1) + "\n")
-    shutil.rmtree(directory, ignore_errors=True)
-    return result
+    return {"changes": chosen["changes"], "trials": found, "steps": steps, "by": ground.task}

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from experiments.locks import alone
 from experiments.systems_settings import TeacherConfig
 from experiments.trials import Context
 from hccp_jax.data.requests import RequestBatch, Stage
@@ -53,8 +54,10 @@ def taught(
     config = replace(config, steps=teacher.steps or config.steps, chunk=config.chunk_steps, validate_every=0)
     hyper = PointwiseHyper(learning_rate=teacher.learning_rate)
     member = Member("the teacher", hyper, seed, out / "teacher")
-    report = context.report("the teacher", config.steps)
-    trained = train(method, source, [member], config, Placement("single"), report, context.warn, stop=context.stop)
+    # workers share it: one trains it while the others wait, and find it trained
+    with alone(out / "teacher" / "lock", lambda: context.say("another process trains the teacher; waiting for it")):
+        report = context.report("the teacher", config.steps)
+        trained = train(method, source, [member], config, Placement("single"), report, context.warn, stop=context.stop)
     parameters = jax.tree.map(lambda leaf: leaf[0], trained.states.parameters)
     predict = predictor(method, parameters, source.featurise, source.catalogue, layout.sequence)
     found = {name: predict(log) for name, log in logs.items()}

@@ -43,10 +43,15 @@ class Trial:
         return f"row {self.row.name}, seed {self.seed}"
 
     @property
+    def finished(self) -> bool:
+        """Whether it has a result."""
+        return (self.directory / "result.json").exists()
+
+    @property
     def result(self) -> dict[str, Any] | None:
         """The finished trial's result, or None."""
         path = self.directory / "result.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return json.loads(path.read_text(encoding="utf-8")) if self.finished else None
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ def collect(experiment: Experiment, trials: Iterable[Trial], out: Path) -> None:
 
 
 def open_output(experiment: Experiment, settings: Any, out: Path) -> None:
-    """Create the output directory with config.json and environment.json, or check that it belongs to this run.
+    """Create the output directory with config.json, or check that it belongs to this run.
 
     Raises:
         UserError: if it cannot be written, or holds another experiment or configuration.
@@ -144,7 +149,6 @@ def open_output(experiment: Experiment, settings: Any, out: Path) -> None:
             _refuse_other(json.loads(path.read_text(encoding="utf-8")), wanted, out)
         else:
             write_atomically(path, json.dumps(wanted, indent=1) + "\n")
-        write_atomically(out / "environment.json", json.dumps(environment(), indent=1) + "\n")
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(f"out={out}: cannot be used ({error})") from None
 
@@ -153,6 +157,11 @@ def _refuse_other(found: dict[str, Any], wanted: dict[str, Any], out: Path) -> N
     if changes := config.difference(found, wanted):
         shown = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
         raise UserError(f"out={out}: holds a run with another configuration ({shown}); choose another --out")
+
+
+def note_environment(out: Path) -> None:
+    """Write environment.json; this starts JAX's backend."""
+    write_atomically(out / "environment.json", json.dumps(environment(), indent=1) + "\n")
 
 
 def environment() -> dict[str, str]:

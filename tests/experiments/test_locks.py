@@ -7,12 +7,12 @@ from pathlib import Path
 
 from test_launch import ROOT
 
-from experiments.locks import run_each_once
+from experiments.locks import alone, run_each_once
 
 WORKER = """
 import sys, time
 from pathlib import Path
-from experiments.locks import run_each_once
+from experiments.locks import alone, run_each_once
 
 directory, items = Path(sys.argv[1]), sys.argv[3:]
 
@@ -57,3 +57,21 @@ def test_finished_items_are_not_run_again(tmp_path):
     ran = []
     run_each_once(tmp_path / "deep" / "locks", ITEMS, lambda item: item in "abc", ran.extend, ran.append)
     assert ran == ["d", "e"]
+
+
+def test_one_is_alone_and_the_other_waits_for_it(tmp_path):
+    code = """
+import sys
+from pathlib import Path
+from experiments.locks import alone
+with alone(Path(sys.argv[1]), lambda: print("waits", flush=True)):
+    print("in", flush=True)
+"""
+    told = []
+    command = [sys.executable, "-c", code, str(tmp_path / "deep" / "lock")]
+    with alone(tmp_path / "deep" / "lock", lambda: told.append("waits")):
+        other = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert other.stdout is not None
+        assert other.stdout.readline() == "waits\n"
+    assert other.communicate(timeout=60)[0] == "in\n"
+    assert told == []

@@ -88,7 +88,7 @@ def test_two_processes_are_one_and_only_the_primary_writes_the_log(tmp_path, alo
 
 
 def test_sigterm_on_one_process_saves_on_all_at_one_step_and_one_process_goes_on(tmp_path, alone):
-    first, second = both(tmp_path, "--slow=0.3")
+    first, second = both(tmp_path, "--slow=1.5")
     wait_for_step(second, 10)
     second.send_signal(signal.SIGTERM)
     (code, mine), (other, theirs) = said(first), said(second)
