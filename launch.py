@@ -8,22 +8,20 @@
     python launch.py --help                                every flag of the chosen experiment
 
 Exit codes: 0 done; 2 a mistake in the command, the data or the checkpoints, told in one line; 1 anything else, such as
-trials that are missing in the table; 130 stopped by Ctrl-C.
+trials that are missing in the table; 130 stopped by Ctrl-C; 143 by SIGTERM, after everything was saved.
 """
 
 import importlib
-import os
 import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from hccp_jax import config
-from hccp_jax.errors import UserError
+from hccp_jax.errors import Stopped, UserError
 
 EXPERIMENTS = ("quickstart", "hccp_ladder", "systems", "kuairand", "systems_kuairand")
 
@@ -43,29 +41,6 @@ def _list(console: Console) -> None:
         )
 
 
-def _start_jax(cache: str | None, devices: int, smoke: bool) -> int:
-    """Settle JAX's configuration before its backend starts; returns the devices left to spread trials over."""
-    import jax
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jax.config.update("jax_num_cpu_devices", max(devices, cores if devices == 1 else 1))
-    if cache != "none":
-        directory = (
-            Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hccp_jax"
-        )
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cache_dir={directory}: cannot be written ({error.strerror})") from None
-        jax.config.update("jax_compilation_cache_dir", str(directory))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    if smoke:  # half the compile time, which is most of it
-        jax.config.update("jax_disable_most_optimizations", True)
-    if len(jax.devices()) < devices:
-        raise UserError(f"devices={devices}: only {len(jax.devices())} of {jax.default_backend()} are there")
-    return len(jax.devices()) if devices == 1 else 1
-
-
 def _run(arguments: Sequence[str], console: Console) -> int:
     from experiments import flags, plan
 
@@ -82,39 +57,53 @@ def _run(arguments: Sequence[str], console: Console) -> int:
     given: dict[str, Any] = {name: values[name].value for name in values}
     asked = plan.make(experiment, values)
 
-    from experiments import search, study, trials
+    from experiments import search, startup, study, trials
     from experiments.engines import choice, here, printed
+    from hccp_jax.training import hosts
 
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     run = choice.workers(given, say)
     knobs = search.asked_space(given, asked)
-    prints = given["engine"] == "print" and not given["only"]
-    spread = 0 if prints or run else _start_jax(given["cache_dir"], given["devices"], given["smoke"])
-    trials.open_output(asked.experiment, asked.settings, asked.out)
-    if prints:
+    if given["engine"] == "print" and not given["only"]:
+        trials.open_output(asked.experiment, asked.settings, asked.out)
         printed.print_jobs(asked, given["processes"])
         return 0
-    if run is None:
+    if run is not None:  # a launcher of workers does not start JAX's backend
+        trials.open_output(asked.experiment, asked.settings, asked.out)
+    else:
+        placement = startup.start_jax(given)
+        console.quiet = not hosts.is_primary()
+        trials.open_output(asked.experiment, asked.settings, asked.out, hosts.is_primary())
         trials.note_environment(asked.out)
-        placement = here.placement(given["parallel"], given["devices"], spread)
-        run = partial(here.run_plan, placement=placement, console=console, only=given["only"])
+        run = partial(here.run_plan, placement=placement, console=console, given=given)
     if given["only"]:
-        run(asked)
-        return 0
+        return _worked(run(asked))
     if knobs:
         asked, failures = search.search(asked, study.studies(asked, knobs, given), search.batch(given), run, say)
     else:
         finished = [trial.finished for trial in asked.trials()]
         if any(finished):
             say(f"{sum(finished)} of {len(finished)} trials are finished in {asked.out}")
-        failures = run(asked)
+        failures = [*run(asked)]
     return _conclude(asked, failures, arguments, console)
+
+
+def _worked(failures: Sequence[Any]) -> int:
+    """The exit code of a worker."""
+    from experiments.engines.workers import DIVERGED
+
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    return DIVERGED if failures else 0
 
 
 def _conclude(asked, failures: Sequence[Any], arguments: Sequence[str], console: Console) -> int:
     """Write what follows from the finished trials; returns the exit code."""
     from experiments import report, trials
+    from hccp_jax.training import hosts
 
+    if not hosts.is_primary():
+        return 0
     everything = asked.trials()
     missing = sum(not trial.finished for trial in everything)
     trials.collect(asked.experiment, everything, asked.out)
@@ -138,6 +127,9 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130

@@ -43,6 +43,12 @@ def launcher_flags() -> flags.FlagValues:
     flags.DEFINE_float("ray_gpus", 0.0, "GPUs that a job asks Ray for; a fraction shares one", **define)
     flags.DEFINE_list("ray_resources", [], "what else a job asks Ray for, such as TPU=4", **define)
     flags.DEFINE_integer("devices", 1, "devices that share each batch", **define)
+    flags.DEFINE_integer("model_devices", 1, "how many of these share each table of users or items by rows", **define)
+    flags.DEFINE_boolean("distributed", False, "one of several hosts, told by Slurm, Open MPI, GKE or a TPU", **define)
+    flags.DEFINE_string("coordinator", "", "host:port of the first of several hosts, where nothing tells", **define)
+    flags.DEFINE_integer("host_count", None, "how many hosts; with --coordinator", **define)
+    flags.DEFINE_integer("host_index", None, "which of them, from 0; with --coordinator", **define)
+    flags.DEFINE_integer("profile_steps", 0, "steps of the first training to profile, into OUT/profile", **define)
     flags.DEFINE_enum("parallel", "mesh", ["mesh", "pmap"], "how devices share a batch", **define)
     flags.DEFINE_string("cache_dir", None, "compile cache; empty: ~/.cache/hccp_jax; 'none' switches it off", **define)
     return values

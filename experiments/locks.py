@@ -12,6 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
+from hccp_jax.errors import UserError
+from hccp_jax.training import hosts
+
 POLL_SECONDS = 0.5
 
 
@@ -101,5 +106,21 @@ def run_each_once(
                     waiting(len(left))
                     told = True
                 time.sleep(POLL_SECONDS)
+    finally:
+        locks.close()
+
+
+def run_together(path: Path, names: Sequence[str], run: Callable[[list[str]], None]) -> None:
+    """Run all items on several hosts, which all call this; the primary holds the locks.
+
+    Raises:
+        UserError: if another process runs one of them.
+    """
+    locks = Locks(path)
+    try:
+        taken = all(locks.take(name) for name in names) if hosts.is_primary() else True
+        if not hosts.same_everywhere(np.array(taken)):
+            raise UserError(f"out={path.parent}: another command runs some of these trials; wait for it or end it")
+        run(list(names))
     finally:
         locks.close()

@@ -20,8 +20,8 @@ LAUNCHER_ONLY = (
     *("out", "only", "engine", "processes", "retries", "ray_address", "ray_cpus", "ray_gpus", "ray_resources"),
     *("search", "search_batch", "search_storage"),
 )
-AT_LEAST_1 = ("seeds", "devices", "processes")
-AT_LEAST_0 = ("retries", "sweep_draws", "search", "search_batch", "ray_cpus", "ray_gpus")
+AT_LEAST_1 = ("seeds", "devices", "model_devices", "processes")
+AT_LEAST_0 = ("retries", "sweep_draws", "search", "search_batch", "ray_cpus", "ray_gpus", "profile_steps")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
 """One live line on a terminal, plain lines elsewhere."""
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -15,6 +18,28 @@ def reporter(console: Console):
         return _live(console, label, steps) if console.is_terminal else _plain(console, label, steps)
 
     return begin
+
+
+def profiled(begin, directory: Path, steps: int, say: Callable[[str], None]):
+    """The same factory, whose first report also profiles about so many steps, from the end of the first chunk on."""
+    running: list[int] = []
+
+    def begun(label: str, total: int) -> Report:
+        inner = begin(label, total)
+
+        def report(step: int, values: dict[str, float]) -> None:
+            inner(step, values)
+            if not running and step < total:
+                running.append(step)
+                jax.profiler.start_trace(str(directory))
+            elif len(running) == 1 and (step - running[0] >= steps or step >= total):
+                running.append(step)
+                jax.profiler.stop_trace()
+                say(f"steps {running[0] + 1} to {step} are profiled in {directory}; see xprof or ui.perfetto.dev")
+
+        return report
+
+    return begun
 
 
 def _live(console: Console, label: str, steps: int) -> Report:

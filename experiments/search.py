@@ -72,12 +72,12 @@ def search(
     batch: int,
     run: Engine,
     say: Callable[[str], None],
-) -> tuple[Plan, list[Failure]]:
+) -> tuple[Plan, list[Failure | str]]:
     """Ask, run and tell until every study has what it wants; returns the plan of all settings, and what failed.
 
     A setting with a trial that failed stays open: the same command tries it again.
     """
-    failures: list[Failure] = []
+    failures: list[Failure | str] = []
 
     def ran(at: Sequence[tuple[Row, Point]]) -> Plan:
         some = plan.at(_tried(plan, at), " + ".join(_text(point) for _, point in at))

@@ -20,11 +20,12 @@ from experiments.trials import Context, Trial, groups, save_result, validated
 from hccp_jax import config
 from hccp_jax.data.requests import RequestBatch
 from hccp_jax.data.source import Source
-from hccp_jax.errors import Diverged
+from hccp_jax.errors import Diverged, UserError
 from hccp_jax.evaluation.latency import ServingCost, serving_cost
 from hccp_jax.methods.base import Method
 from hccp_jax.methods.hccp import Layout
 from hccp_jax.methods.registry import SYSTEMS, build
+from hccp_jax.training import hosts
 from hccp_jax.training.config import Member, TrainConfig
 from hccp_jax.training.loop import Trained, train
 from hccp_jax.training.program import Placement, Program
@@ -84,6 +85,11 @@ def run_rows(context: Context, ground: Ground, trials: Sequence[Trial]) -> None:
     Rows of one system share its programs. Each is compiled for one member on one device, and members follow one
     another: tuning and training are then the same program.
     """
+    if not hosts.is_alone() or context.placement.devices > 1:
+        raise UserError(
+            f"experiment={context.experiment.name}: trains each system on one device; expected --engine=print or ray to "
+            "use several hosts, and no --devices"
+        )
     together = groups(trials)
     for some in together:  # a row that the data cannot feed stops everything before anything is trained
         build(some[0].settings.system, ground.source.spec, some[0].settings.models, ground.layout, ground.has)

@@ -17,6 +17,7 @@ from experiments.experiment import Experiment, Row
 from experiments.figures import write_atomically
 from hccp_jax import __version__, config
 from hccp_jax.errors import UserError
+from hccp_jax.training import hosts
 from hccp_jax.training.program import Placement
 from hccp_jax.training.run import Report
 
@@ -104,7 +105,12 @@ def save_result(
     per_request: dict[str, np.ndarray] | None = None,
     **more: Any,
 ) -> None:
-    """Finish a trial: `result.json` appears whole or not at all; per-request values go beside it."""
+    """Finish a trial: `result.json` appears whole or not at all; per-request values go beside it.
+
+    Of several hosts only the primary writes.
+    """
+    if not hosts.is_primary():
+        return
     trial.directory.mkdir(parents=True, exist_ok=True)
     if per_request:
         partial = trial.directory / "per_request.tmp.npz"
@@ -135,13 +141,15 @@ def collect(experiment: Experiment, trials: Iterable[Trial], out: Path) -> None:
     write_atomically(out / "results.jsonl", "".join(lines))
 
 
-def open_output(experiment: Experiment, settings: Any, out: Path) -> None:
-    """Create the output directory with config.json, or check that it belongs to this run.
+def open_output(experiment: Experiment, settings: Any, out: Path, primary: bool = True) -> None:
+    """Create the output directory with config.json, or check that it belongs to this run; one of several hosts does.
 
     Raises:
         UserError: if it cannot be written, or holds another experiment or configuration.
     """
     wanted = {"experiment": experiment.name, "version": __version__, "config": config.to_json(settings)}
+    if not primary:
+        return
     try:
         out.mkdir(parents=True, exist_ok=True)
         path = out / "config.json"
@@ -161,6 +169,8 @@ def _refuse_other(found: dict[str, Any], wanted: dict[str, Any], out: Path) -> N
 
 def note_environment(out: Path) -> None:
     """Write environment.json; this starts JAX's backend."""
+    if not hosts.is_primary():
+        return
     write_atomically(out / "environment.json", json.dumps(environment(), indent=1) + "\n")
 
 

@@ -1,6 +1,6 @@
 """Which engine the flags ask for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.engines.jobs import Failure, jobs
@@ -10,7 +10,7 @@ from experiments.engines.waiting import Waiting
 from experiments.plan import Plan
 from hccp_jax.errors import UserError
 
-Engine = Callable[[Plan], list[Failure]]
+Engine = Callable[[Plan], Sequence[Failure | str]]
 
 
 def workers(given: Mapping[str, Any], say: Callable[[str], None]) -> Engine | None:

@@ -1,54 +1,66 @@
-"""Trials in this process."""
+"""Trials in this process, which may be one of several hosts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
+import numpy as np
 from rich.console import Console
 
-from experiments import locks
-from experiments.engines.jobs import Failure
+from experiments import locks, startup
 from experiments.plan import Plan
-from experiments.progress import reporter
+from experiments.progress import profiled, reporter
 from experiments.trials import Context
 from hccp_jax.errors import UserError
+from hccp_jax.training import hosts
 from hccp_jax.training.program import Placement
 
 
-def placement(parallel: str, devices: int, spread: int) -> Placement:
-    """Where trials train: runs that share batches use the wrapper asked for; others are spread over the devices.
+def run_plan(plan: Plan, placement: Placement, console: Console, given: Mapping[str, Any]) -> list[str]:
+    """Finish the trials of a plan, or only some, waiting for those that another process runs.
 
     Args:
-        parallel: of --parallel.
-        devices: that share each batch.
-        spread: to spread trials over.
-    """
-    if devices > 1:
-        return Placement(parallel, devices, spread)
-    return Placement("mesh" if spread > 1 else "single", devices, spread)
+        plan: what is asked for.
+        placement: devices.
+        console: for progress.
+        given: the flags.
 
-
-def run_plan(plan: Plan, placement: Placement, console: Console, only: Sequence[str] = ()) -> list[Failure]:
-    """Finish the trials of a plan, or only some, waiting for those that another process runs; there are no failures.
+    Returns:
+        A line for each trial that has no result, because its loss was not finite.
 
     Raises:
         UserError: for an `only` that is no trial of the plan.
     """
+    only: Sequence[str] = given["only"]
     known = {trial.directory.name: trial for trial in plan.trials()}
     for name in only:
         if name not in known:
             raise UserError(f"only={name!r}: expected the hash of one of the {len(known)} trials of this command")
     asked = {name: known[name] for name in only or known}
-    left = [name for name, trial in asked.items() if not trial.finished]
+    # hosts must agree: one may look while another writes the first result
+    pending = hosts.same_everywhere(np.array([not trial.finished for trial in asked.values()]))
+    left = [name for name, is_pending in zip(asked, pending, strict=True) if is_pending]
     if not left:
         return []
-    say = partial(console.print, highlight=False, markup=False)
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    say(startup.describe(placement))
+    compiled = startup.count_compiled()
+    report, failed = reporter(console), list[str]()
+    if given["profile_steps"] and hosts.is_primary():
+        report = profiled(report, plan.out / "profile", given["profile_steps"], say)
+    stop = hosts.stop_on_signal()
 
     def run(names: list[str]) -> None:
         mine = tuple(known[name] for name in names)
-        plan.experiment.run(Context(plan.experiment, mine, placement, reporter(console), say, bool(plan.over)))
+        context = Context(plan.experiment, mine, placement, report, say, bool(plan.over), failed, stop)
+        plan.experiment.run(context)
 
     def waiting(count: int) -> None:
         say(f"{count} trials are run by another process; waiting for them")
 
-    locks.run_each_once(plan.out / "locks", left, lambda name: known[name].finished, run, waiting)
-    return []
+    if hosts.is_alone():
+        locks.run_each_once(plan.out / "locks", left, lambda name: known[name].finished, run, waiting)
+    else:
+        locks.run_together(plan.out / "locks", left, run)
+    say(compiled())
+    return failed

@@ -79,7 +79,7 @@ class Waiting:
             self._close(job, "finished")
             return
         failure = Failure(job, code, message or workers.last_line(job.log))
-        if attempt.before < self._retries:
+        if attempt.before < self._retries and code != workers.DIVERGED:
             self._say(f"warning: {failure}; starting it again, time {attempt.before + 1} of {self._retries}")
             self._queue.appendleft(Attempt(job, attempt.before + 1))
         else:

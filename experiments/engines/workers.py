@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 USERS_MISTAKE = 2  # the exit code of a command that is refused: starting it again changes nothing
+DIVERGED = 3  # of a worker with trials whose loss is not finite: nor does it here
 GRACE_SECONDS = 10
 LEASH = str(Path(__file__).with_name("leash.py"))
 

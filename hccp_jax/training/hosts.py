@@ -15,37 +15,42 @@ from jax.experimental import multihost_utils
 from hccp_jax.errors import UserError
 
 
-def join(coordinator: str | None = None, processes: int | None = None, index: int | None = None) -> None:
+def join(coordinator: str | None = None, count: int | None = None, index: int | None = None) -> None:
     """Connect this process with the others; before anything else of JAX is used.
 
     Args:
         coordinator: host:port of the first process; None finds the others by what Slurm, Open MPI, GKE or a TPU says.
-        processes: how many there are; with `coordinator`.
+        count: how many there are; with `coordinator`.
         index: of this one, from 0; with `coordinator`.
 
     Raises:
         UserError: if only some of the three are given, nothing can be found, or the others do not come.
     """
-    given = {"coordinator": coordinator, "processes": processes, "process_index": index}
-    missing = [name for name, value in given.items() if value is None]
+    given = {"coordinator": coordinator, "host_count": count, "host_index": index}
+    missing = [name for name, value in given.items() if value in (None, "")]
     if 0 < len(missing) < len(given):
         raise UserError(f"{missing[0]}: expected with the other two of {', '.join(given)}")
-    if not missing and (processes is None or index is None or not 0 <= index < processes):
-        raise UserError(f"process_index={index}: expected 0 to {(processes or 1) - 1}")
+    if not missing and (count is None or index is None or not 0 <= index < count):
+        raise UserError(f"host_index={index}: expected 0 to {(count or 1) - 1}")
     jax.config.update("jax_enable_preemption_service", True)
     try:
-        jax.distributed.initialize(coordinator, processes, index, initialization_timeout=120)
+        jax.distributed.initialize(coordinator or None, count, index, initialization_timeout=120)
     except (ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(
-            f"distributed: the processes cannot find each other ({first}); give --coordinator, --processes and "
-            "--process_index"
+            f"distributed: the hosts cannot find each other ({first}); expected Slurm, Open MPI, GKE or a TPU to tell, "
+            "or --coordinator, --host_count and --host_index"
         ) from None
 
 
 def is_primary() -> bool:
     """Whether this process writes and prints."""
     return jax.process_index() == 0
+
+
+def is_alone() -> bool:
+    """Whether this is the only process."""
+    return jax.process_count() == 1
 
 
 def same_everywhere(value: np.ndarray) -> np.ndarray:

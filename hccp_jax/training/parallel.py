@@ -126,7 +126,9 @@ def _on_mesh(chunk: Callable[..., Any], devices: int, population: int, model: in
 
     def put(leaf: Any, spec: P) -> jax.Array:
         where = NamedSharding(mesh, spec)
-        if jax.process_count() == 1 or (isinstance(leaf, jax.Array) and leaf.sharding == where):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return leaf  # an earlier call has placed it
+        if jax.process_count() == 1:
             return jax.device_put(leaf, where)
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(put(jax.random.key_data(leaf), spec))

@@ -35,7 +35,7 @@ def start(directory, *flags, environment=()):
 def both(directory, *flags):
     port = free_port()
     return [
-        start(directory, f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process_index={index}", *flags)
+        start(directory, f"--coordinator=127.0.0.1:{port}", "--host_count=2", f"--host_index={index}", *flags)
         for index in range(2)
     ]
 
@@ -147,10 +147,10 @@ def test_one_process_that_gets_sigterm_saves_and_goes_on_later(tmp_path, alone):
     [
         (
             ("localhost:1", None, 0),
-            r"^processes: expected with the other two of coordinator, ",
+            r"^host_count: expected with the other two of coordinator, ",
         ),
         ((None, 2, None), r"^coordinator: expected with"),
-        (("localhost:1", 2, 2), r"^process_index=2: expected 0 to 1$"),
+        (("localhost:1", 2, 2), r"^host_index=2: expected 0 to 1$"),
     ],
 )
 def test_half_an_address_is_refused(flags, line):
@@ -163,5 +163,5 @@ def test_processes_that_nothing_tells_of_each_other_are_refused(tmp_path):
     begun = time.monotonic()
     _, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 2
-    assert "error: distributed: the processes cannot find each other" in errors
+    assert "error: distributed: the hosts cannot find each other" in errors
     assert time.monotonic() - begun < SECONDS

@@ -30,15 +30,15 @@ def main() -> int:
     parser.add_argument("--slow", type=float, default=0.0)
     parser.add_argument("--distributed", action="store_true")
     parser.add_argument("--coordinator")
-    parser.add_argument("--processes", type=int)
-    parser.add_argument("--process_index", type=int)
+    parser.add_argument("--host_count", type=int)
+    parser.add_argument("--host_index", type=int)
     given = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", given.devices)
     jax.config.update("jax_disable_most_optimizations", True)
     if given.distributed or given.coordinator:
         try:
-            hosts.join(given.coordinator, given.processes, given.process_index)
+            hosts.join(given.coordinator, given.host_count, given.host_index)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
