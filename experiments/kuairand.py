@@ -29,7 +29,7 @@ from hccp_jax.data.kuairand import KuaiRandConfig
 from hccp_jax.data.kuairand_dataset import KuaiRand, load, with_items
 from hccp_jax.data.kuairand_features import cross_features
 from hccp_jax.data.requests import RequestBatch
-from hccp_jax.data.source import Source, log_chunk
+from hccp_jax.data.source import log_source
 from hccp_jax.data.vocabulary import hashed
 from hccp_jax.errors import UserError
 from hccp_jax.evaluation.exposed_lists import ExposedLists
@@ -145,14 +145,7 @@ def _train(
     layout = Layout(settings.exposed, settings.exposed + settings.ranked)
     method = hccp(spec, settings.model, settings.negatives, layout)
     size = settings.train.batch
-    source = Source(
-        spec,
-        catalogue,
-        featurise,
-        log_chunk(data.train, size),
-        len(data.train.mask) / size,
-        data.item_exposures,
-    )
+    source = log_source(spec, catalogue, featurise, data.train, size, data.item_exposures)
     members = [Member(trial.name, trial.settings.hyper, trial.seed, trial.directory) for trial in trials]
     placement = replace(context.placement, population=min(context.placement.population, len(trials)))
     report = context.report(f"{len(trials)} trials", settings.train.steps)

@@ -17,7 +17,7 @@ from hccp_jax.config import field
 from hccp_jax.data.catalogue import Catalogue, with_frequency
 from hccp_jax.data.kuairand_dataset import KuaiRand, load, with_items
 from hccp_jax.data.requests import RequestBatch
-from hccp_jax.data.source import Source, log_chunk
+from hccp_jax.data.source import Source, log_source
 from hccp_jax.data.vocabulary import hashed
 from hccp_jax.evaluation.exposed_lists import ExposedLists
 from hccp_jax.evaluation.whole_catalogue import Ranked, WholeCatalogue
@@ -125,8 +125,7 @@ def open_ground(context: Context, settings: KuaiRandSystemsSettings, out: Path) 
     size = settings.train.batch
 
     def source(log: RequestBatch) -> Source:
-        chunk = log_chunk(log, size)
-        return Source(spec, catalogue, featurise, chunk, len(log.mask) / size, data.item_exposures)
+        return log_source(spec, catalogue, featurise, log, size, data.item_exposures)
 
     def view(period: str, users: int) -> WholeCatalogue:
         """The whole catalogue in a period, for about so many users."""

@@ -82,7 +82,12 @@ def make(experiment: Experiment, values: flags.FlagValues) -> Plan:
         (),
         tuple(word for word in words if word),
     )
-    return plan if given["search"] else _swept(plan, given)
+    plan = plan if given["search"] else _swept(plan, given)
+    known = {trial.directory.name for trial in plan.trials()} if given["only"] else set()
+    for name in given["only"]:
+        if name not in known:
+            raise UserError(f"only={name!r}: expected the hash of one of the {len(known)} trials of this command")
+    return plan
 
 
 def _swept(plan: Plan, given: Mapping[str, Any]) -> Plan:

@@ -87,8 +87,8 @@ def run_rows(context: Context, ground: Ground, trials: Sequence[Trial]) -> None:
     """
     if not hosts.is_alone() or context.placement.devices > 1:
         raise UserError(
-            f"experiment={context.experiment.name}: trains each system on one device; expected --engine=print or ray to "
-            "use several hosts, and no --devices"
+            f"experiment={context.experiment.name}: trains each system on one device; expected no --devices, and "
+            "--engine=print or ray for several hosts"
         )
     together = groups(trials)
     for some in together:  # a row that the data cannot feed stops everything before anything is trained

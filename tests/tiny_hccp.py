@@ -11,7 +11,7 @@ from hccp_jax.cascade import logs
 from hccp_jax.cascade.source import featurise, impressions
 from hccp_jax.data.catalogue import with_frequency
 from hccp_jax.data.requests import RequestBatch
-from hccp_jax.data.source import Source, log_chunk
+from hccp_jax.data.source import Source, log_source
 from hccp_jax.methods.base import Method
 from hccp_jax.methods.hccp import Layout, NegativesConfig, hccp
 from hccp_jax.models.three_tower import ModelConfig
@@ -54,7 +54,7 @@ def _make(world, config, samples) -> Tiny:
     counts = impressions(log, config.items + 1)
     spec = logs.feature_spec(config)
     catalogue = with_frequency(logs.catalogue(world, config), counts)
-    source = Source(spec, catalogue, featurise, log_chunk(log, SIZE), REQUESTS / SIZE, counts)
+    source = log_source(spec, catalogue, featurise, log, SIZE, counts)
     layout = Layout(config.exposed, samples.sequence)
     method = hccp(spec, MODEL, NEGATIVES, layout)
     return Tiny(spec, layout, method, source, log, drawn(method, featurised(source, log, range(1))))

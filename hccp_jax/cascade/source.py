@@ -15,7 +15,7 @@ from hccp_jax.cascade.world import World, WorldConfig
 from hccp_jax.data import store
 from hccp_jax.data.catalogue import Catalogue, attach, with_frequency
 from hccp_jax.data.requests import RequestBatch, Stage
-from hccp_jax.data.source import Source, log_chunk
+from hccp_jax.data.source import Source, log_source
 
 
 def featurise(batch: RequestBatch, catalogue: Catalogue) -> RequestBatch:
@@ -125,4 +125,4 @@ def logged_source(size: int, requests: int, fresh: Source, directory: Path | Non
         log = store.open_store(directory)
     else:
         log = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:requests], *parts)
-    return replace(fresh, chunk=log_chunk(log, size), epoch_steps=requests / size)
+    return log_source(fresh.spec, fresh.catalogue, fresh.featurise, log, size, fresh.frequency)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,14 +24,18 @@ class Source:
             only one of several equal parts with `part=(index, parts)`.
         epoch_steps: steps that visit every request once; None where every request is fresh.
         frequency: [items] float32 impressions of each item in the training log.
+        log: the stored log [n, ...] that the chunks are rows of; None where there is none.
+        rows: (seeds, first step, steps, part) -> [seeds, steps, B] which rows; with `log`.
     """
 
     spec: FeatureSpec
     catalogue: Catalogue
-    featurise: Callable[[RequestBatch, Catalogue], RequestBatch]
-    chunk: Callable[..., RequestBatch]
+    featurise: Callable[[Any, Any], RequestBatch]
+    chunk: Callable[..., Any]
     epoch_steps: float | None
     frequency: np.ndarray
+    log: RequestBatch | None = None
+    rows: Callable[..., np.ndarray] | None = None
 
     def batch_at(self, seed: int, step: int) -> RequestBatch:
         """The stored batch [B, ...] of one step, whatever was asked before."""
@@ -49,16 +54,39 @@ def rows_of_part(part: tuple[int, int], size: int) -> slice:
     return slice(index * (size // parts), (index + 1) * (size // parts))
 
 
+def log_rows(total: int, size: int) -> Callable[..., np.ndarray]:
+    """The `rows` function of a log of `total` requests: the keyed order of every seed."""
+
+    def rows(seeds: Sequence[int], first: int, steps: int, part: tuple[int, int] = (0, 1)) -> np.ndarray:
+        own = rows_of_part(part, size)
+        return np.stack([[rows_at(seed, first + step, size, total)[own] for step in range(steps)] for seed in seeds])
+
+    return rows
+
+
 def log_chunk(log: RequestBatch, size: int) -> Callable[..., RequestBatch]:
     """The `chunk` function of a stored log with numpy leaves [n, ...]; a part reads its rows only."""
-    total = len(log.mask)
+    rows = log_rows(len(log.mask), size)
 
     def chunk(seeds: Sequence[int], first: int, steps: int, part: tuple[int, int] = (0, 1)) -> RequestBatch:
-        own = rows_of_part(part, size)
-        rows = np.stack([[rows_at(seed, first + step, size, total)[own] for step in range(steps)] for seed in seeds])
-        return jax.tree.map(lambda leaf: leaf[rows], log)
+        chosen = rows(seeds, first, steps, part)
+        return jax.tree.map(lambda leaf: leaf[chosen], log)
 
     return chunk
+
+
+def log_source(
+    spec: FeatureSpec,
+    catalogue: Catalogue,
+    featurise: Callable[[Any, Any], RequestBatch],
+    log: RequestBatch,
+    size: int,
+    frequency: np.ndarray,
+) -> Source:
+    """A stored log with numpy leaves [n, ...], `size` requests a batch, epoch after epoch; see `Source`."""
+    total = len(log.mask)
+    chunk, rows = log_chunk(log, size), log_rows(total, size)
+    return Source(spec, catalogue, featurise, chunk, total / size, frequency, log, rows)
 
 
 def record(source: Source, seed: int, steps: int, block: int) -> RequestBatch:
@@ -86,4 +114,4 @@ def replay(source: Source, logs: dict[int, RequestBatch], size: int) -> Source:
         parts = [jax.tree.map(cut, logs[seed]) for seed in seeds]
         return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
 
-    return replace(source, chunk=chunk)
+    return replace(source, chunk=chunk, log=None, rows=None)

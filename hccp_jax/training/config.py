@@ -19,6 +19,11 @@ class TrainConfig:
     validate_every: int = field(
         0, "updates between validations that choose the best step; 0: keep the last", at_least=0
     )
+    resident: str = field(
+        "auto",
+        "keep a stored log on the device; auto: on an accelerator with room for it",
+        choices=("auto", "always", "never"),
+    )
     tensorboard: bool = field(False, "also write TensorBoard event files (needs tensorboardX)")
     tables: TablesConfig = TablesConfig()
 

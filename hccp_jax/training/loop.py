@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import jax
 
+from hccp_jax.data.resident import placed
 from hccp_jax.data.source import Source
 from hccp_jax.methods.base import Method
 from hccp_jax.training.checkpoints import Checkpoints, to_state
@@ -72,6 +73,8 @@ def train(
         UserError: on bad placement.
         Stopped: where `stop` said so.
     """
+    if program is None:  # one that is given has the featurisation of the source as it is
+        source = placed(source, config.resident)
     seeds = sorted({member.seed for member in members})
     # shapes only; a chunk like all others, so that no other program is compiled for it
     sample = jax.tree.map(lambda leaf: leaf[0, 0], own_rows(source)(seeds, 0, config.chunk_steps))

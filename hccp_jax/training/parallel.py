@@ -36,11 +36,13 @@ class Wrapped:
             the host or from an earlier call, and are donated.
         population: what M must divide by.
         fetch: states -> the same on the host, whole.
+        put: batches from the host -> where `run` wants them, so that it moves nothing itself; None where it has to.
     """
 
     run: Callable[..., Any]
     population: int
     fetch: Callable[[Any], Any] = lambda states: jax.tree.map(np.asarray, states)
+    put: Callable[[Any], Any] | None = None
 
 
 def _split_rows(batches: Any, devices: int) -> Any:
@@ -73,7 +75,7 @@ def wrap(chunk: Callable[..., Any], kind: str, devices: int = 1, population: int
     if model > 1 and (kind != "mesh" or devices % model):
         raise UserError(f"model_devices={model}: expected a divisor of the {devices} devices of a mesh")
     if kind == "single":
-        return Wrapped(jax.jit(partial(chunk, axis=None), donate_argnums=0), 1)
+        return Wrapped(jax.jit(partial(chunk, axis=None), donate_argnums=0), 1, put=jax.device_put)
     inner = partial(chunk, axis=DATA)
     rows = (None, None, None, 0, None, None)
     if kind == "emulated":
@@ -137,6 +139,8 @@ def _on_mesh(chunk: Callable[..., Any], devices: int, population: int, model: in
 
     def put_rows(leaf: Any) -> jax.Array:
         """The rows of the batch that belong to this process."""
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return leaf
         if jax.process_count() == 1:
             return jax.device_put(leaf, NamedSharding(mesh, batch))
         return jax.make_array_from_process_local_data(NamedSharding(mesh, batch), np.asarray(leaf))
@@ -171,7 +175,7 @@ def _on_mesh(chunk: Callable[..., Any], devices: int, population: int, model: in
 
         return jax.tree_util.tree_map_with_path(whole, states)
 
-    return Wrapped(run, population, fetch)
+    return Wrapped(run, population, fetch, partial(jax.tree.map, put_rows))
 
 
 def _vocabulary(path: tuple) -> str | None:

@@ -104,10 +104,13 @@ class Run:
         total = jnp.float32(config.steps)
         started, done = time.monotonic(), 0
         seconds: list[float] = []
+        guarded = self.wrapped.put is not None and jax.process_count() == 1
         with closing(self.batches(first)) as chunks:
             for step, batches in zip(range(first, config.steps, size), chunks, strict=True):
                 begun = time.monotonic()
-                states, metrics = self.wrapped.run(states, self.hypers, self.streams, batches, catalogue, total)
+                # after the first chunk nothing but the batches, put there ahead, may cross to the device
+                with jax.transfer_guard_host_to_device("disallow" if guarded and step > first else "allow"):
+                    states, metrics = self.wrapped.run(states, self.hypers, self.streams, batches, catalogue, total)
                 end = step + size
                 values = {name: np.asarray(leaf)[: len(self.members)] for name, leaf in metrics.items()}
                 seconds.append(time.monotonic() - begun)
@@ -130,21 +133,25 @@ class Run:
         return to_state(self.own(states))
 
     def batches(self, first: int) -> Generator[Any, None, None]:
-        """The chunks from a step on; the next one is made while the last one trains.
+        """The chunks from a step on, on the device; the next one is made and moved while the last one trains.
 
-        Not with several data devices: their collectives and another program may wait for each other on a CPU.
+        Not with several data devices of a CPU: their collectives and another program may wait for each other.
         """
         size, steps = self.config.chunk_steps, self.config.steps
-        make = partial(own_rows(self.source), self.seeds)
+        put = self.wrapped.put or (lambda batches: batches)
+
+        def make(step: int) -> Any:
+            return put(own_rows(self.source)(self.seeds, step, size))
+
+        starts = range(first, steps, size)
         if self.placement.devices > 1 and jax.default_backend() == "cpu":
-            yield from (make(step, size) for step in range(first, steps, size))
+            yield from map(make, starts)
             return
         with ThreadPoolExecutor(1) as ahead:
-            starts = range(first, steps, size)
-            pending = [ahead.submit(make, step, size) for step in starts[:1]]
+            pending = [ahead.submit(make, step) for step in starts[:1]]
             for step in starts:
                 batch = pending.pop().result()
-                pending += [ahead.submit(make, later, size) for later in (step + size,) if later < steps]
+                pending += [ahead.submit(make, later) for later in (step + size,) if later < steps]
                 yield batch
 
     def own(self, states: TrainState) -> dict[str, Any]:
