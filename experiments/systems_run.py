@@ -139,7 +139,7 @@ def _run_group(context: Context, ground: Ground, trials: list[Trial], progress: 
     settings = trials[0].settings
     method = build(settings.system, ground.source.spec, settings.models, ground.layout, ground.has)
     placement = Placement("single")
-    program = Program(method, ground.source.featurise, placement, settings.train.tables)
+    program = Program(method, ground.source.featurise, placement, settings.train.tables, settings.train.members)
     judge = ground.judge(method)
     cost: ServingCost | None = None
     for row in {trial.row.name: trial.row for trial in trials}.values():

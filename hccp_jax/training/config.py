@@ -19,6 +19,11 @@ class TrainConfig:
     validate_every: int = field(
         0, "updates between validations that choose the best step; 0: keep the last", at_least=0
     )
+    members: str = field(
+        "auto",
+        "runs that share a program: one after the other (map) or together (vmap); auto: together on an accelerator",
+        choices=("auto", "map", "vmap"),
+    )
     resident: str = field(
         "auto",
         "keep a stored log on the device; auto: on an accelerator with room for it",

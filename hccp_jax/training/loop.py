@@ -78,7 +78,7 @@ def train(
     seeds = sorted({member.seed for member in members})
     # shapes only; a chunk like all others, so that no other program is compiled for it
     sample = jax.tree.map(lambda leaf: leaf[0, 0], own_rows(source)(seeds, 0, config.chunk_steps))
-    program = program or Program(method, source.featurise, placement, config.tables)
+    program = program or Program(method, source.featurise, placement, config.tables, config.members)
     run = Run(program, source, members, config, placement, seeds, sample, warn)
     books = [Checkpoints(member.directory / "checkpoints") for member in members]
     logs: list[Logbook] = []

@@ -45,13 +45,19 @@ class Program:
         featurise: of the source.
         placement: devices.
         tables: how tables of users and items are updated.
+        members: "map", "vmap", or "auto", which is vmap on an accelerator.
 
     Raises:
         UserError: where tables cannot be kept so.
     """
 
     def __init__(
-        self, method: Method, featurise: Callable[..., Any], placement: Placement, tables: TablesConfig = DENSE
+        self,
+        method: Method,
+        featurise: Callable[..., Any],
+        placement: Placement,
+        tables: TablesConfig = DENSE,
+        members: str = "auto",
     ) -> None:
         if tables.update == "dense" and (placement.model > 1 or tables.dtype != "float32"):
             asked = f"model_devices={placement.model}" if placement.model > 1 else f"train.tables.dtype={tables.dtype}"
@@ -62,7 +68,8 @@ class Program:
             return jax.lax.map(lambda key: initial_state(method, key, featurise(batch, catalogue), tables), keys)
 
         self.start = jax.jit(start)
-        chunk = partial(train_chunk, method, featurise, tables=tables)
+        together = members == "vmap" or (members == "auto" and jax.default_backend() != "cpu")
+        chunk = partial(train_chunk, method, featurise, tables=tables, together=together)
         self.wrapped = wrap(chunk, placement.kind, placement.devices, placement.population, placement.model)
 
         def settle(states: TrainState, rates: jax.Array) -> Any:

@@ -6,6 +6,7 @@ gradients of local losses, or the gradient of the global loss alone, is silently
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -158,10 +159,11 @@ def train_chunk(
     axis: Axis,
     tables: TablesConfig = DENSE,
     model: str | None = None,
+    together: bool = False,
 ) -> tuple[TrainState, Metrics]:
-    """Several steps of several runs (members) in one program, one member after the other.
+    """Several steps of several runs (members) in one program, one member after the other or all together.
 
-    Members are mapped, not vmapped: on a CPU a batched gather and scatter of embedding tables costs more than it saves.
+    One after the other on a CPU: there a batched gather and scatter of embedding tables costs more than it saves.
 
     Args:
         method: static.
@@ -175,6 +177,7 @@ def train_chunk(
         axis: as in `train_step`.
         tables: likewise.
         model: likewise.
+        together: static; vmap over members, where one alone would leave an accelerator idle.
 
     Returns:
         States after S steps, and metrics with leaves [M, S].
@@ -192,4 +195,5 @@ def train_chunk(
     if len(streams) == 1:  # a loop over one member would copy its tables
         alone = member(jax.tree.map(lambda leaf: leaf[0], (states, hypers, streams)))
         return jax.tree.map(lambda leaf: leaf[None], alone)
-    return jax.lax.map(member, (states, hypers, streams))
+    over = jax.vmap(member) if together else partial(jax.lax.map, member)
+    return over((states, hypers, streams))

@@ -464,6 +464,26 @@ def test_members_do_not_know_of_each_other(tmp_path, placement):
     assert np.abs(alone[0]["parameters"]["w"] - alone[1]["parameters"]["w"]).max() > 1e-3
 
 
+@pytest.mark.parametrize("placement", [Placement(), Placement("mesh", 2, 2), Placement("pmap", 2)])
+def test_members_that_train_together_are_what_they_are_one_after_the_other(tmp_path, placement):
+    three = [(0, Hyper()), BAD, (2, Hyper(learning_rate=0.01))]
+    found = []
+    for how in ("map", "vmap"):
+        config = dataclasses.replace(CONFIG, steps=10, members=how)
+        found.append(run(Toy(), members(tmp_path / how, *three), config, placement, warn=lambda _: None))
+    assert [list(one.failed) for one in found] == [[1], [1]]
+    for index in (0, 2):
+        assert_trees_close(of(found[1], index), of(found[0], index), 1e-6)
+
+
+def test_nothing_crosses_to_the_device_in_the_steady_loop(tmp_path, monkeypatch):
+    """A catalogue on the host would be moved with every chunk."""
+    source = dataclasses.replace(Toy().source, catalogue={"scale": np.ones((), np.float32)})
+    monkeypatch.setattr(Toy, "source", source)
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        run(Toy(), members(tmp_path, PAIR[0]))
+
+
 def test_bad_placements_are_the_users_mistake(tmp_path):
     who = members(tmp_path, PAIR[0])
     with pytest.raises(UserError, match=r"train.batch=8: expected a multiple of the 3 devices"):
