@@ -11,6 +11,7 @@ Exit codes: 0 done; 2 a mistake in the command, the data or the checkpoints, tol
 trials that are missing in the table; 130 stopped by Ctrl-C; 143 by SIGTERM, after everything was saved.
 """
 
+import errno
 import importlib
 import shlex
 import sys
@@ -126,6 +127,11 @@ def main(arguments: Sequence[str]) -> int:
         return _run(arguments, console)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        print(f"error: {error.strerror}: {error.filename or 'the results'}; nothing finished is lost", file=sys.stderr)
         return 2
     except Stopped as stopped:
         print(stopped, file=sys.stderr)

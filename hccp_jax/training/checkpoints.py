@@ -3,7 +3,9 @@
 import json
 import logging
 import shutil
+import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,9 @@ logging.getLogger("absl").setLevel(logging.ERROR)
 # A damaged checkpoint makes asyncio log pages of "Task exception was never retrieved"; `load` says it in one line.
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
-METRIC = "validation"
+METRIC, CHECKSUM = "validation", "checksum"
 _NO_METRIC = -1e30  # JSON has no infinity
+_DISK = ("No space left on device", "Disk quota exceeded", "Read-only file system", "Permission denied")
 # Orbax tells its saves and loads apart by one number of the whole process: two at a time take each other's signals,
 # and one may write before its directory is there. So one thread does them all, beside training.
 _ORBAX = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
@@ -46,6 +49,14 @@ def to_state(tree: dict[str, Any]) -> TrainState:
     return TrainState(**{**tree, "key": jax.random.wrap_key_data(tree["key"])})
 
 
+def checksum(tree: dict[str, Any]) -> float:
+    """A CRC-32 of all bytes of a tree of NumPy arrays, in the order of its leaves."""
+    found = 0
+    for leaf in jax.tree.leaves(tree):
+        found = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8), found)
+    return float(found)
+
+
 def _is_json(path: Path) -> bool:
     try:
         json.loads(path.read_text(encoding="utf-8"))
@@ -68,6 +79,7 @@ class Checkpoints:
         """
         self.directory = directory.absolute()
         self._saving: Future | None = None
+        self._failed = False
         self.damaged = [path.parent.parent for path in self.directory.glob("*/metrics/metrics") if not _is_json(path)]
         wait_for_all("damaged checkpoints are known")
         for path in self.damaged if is_primary() else []:
@@ -97,8 +109,8 @@ class Checkpoints:
         step = int(tree["step"]) if step is None else step
         if step in self.steps:
             return
-        metrics = {METRIC: metric if metric is not None else _NO_METRIC}
         copied = jax.tree.map(np.array, tree)  # what happens to the arrays from now on is not saved
+        metrics = {METRIC: metric if metric is not None else _NO_METRIC, CHECKSUM: checksum(copied)}
         # forced: the policies would leave a save out while another one is under way
         self._saving = _ORBAX.submit(self._checkpointer.save, step, copied, force=True, metrics=metrics)
         if jax.process_count() > 1:  # processes meet while they save, which must not cross what training meets for
@@ -113,17 +125,28 @@ class Checkpoints:
         _ORBAX.submit(self._checkpointer.reload).result()
 
     def wait(self) -> None:
-        """Block until what was saved is durable."""
+        """Block until what was saved is durable.
+
+        Raises:
+            UserError: if it cannot be written; earlier checkpoints stay.
+        """
         saving, self._saving = self._saving, None
         if saving is not None:
-            saving.result()
+            try:
+                saving.result()
+            except Exception as error:  # Orbax raises many kinds for a disk that is full
+                lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+                self._failed = True
+                why = next((word for word in _DISK if word in str(error)), lines[0][:160])
+                raise UserError(f"checkpoints {self.directory}: cannot be written ({why})") from None
 
     def close(self) -> None:
         """Finish and release."""
         try:
             self.wait()
         finally:
-            _ORBAX.submit(self._checkpointer.close).result()
+            with suppress(Exception) if self._failed else nullcontext():  # it would tell of the same once more
+                _ORBAX.submit(self._checkpointer.close).result()
 
     @property
     def steps(self) -> list[int]:
@@ -139,7 +162,10 @@ class Checkpoints:
 
     def metric(self, step: int) -> float:
         """The metric saved with a step, _NO_METRIC if none."""
-        return next((c.metrics or {}).get(METRIC, _NO_METRIC) for c in self._checkpointer.checkpoints if c.step == step)
+        return self._metrics(step).get(METRIC, _NO_METRIC)
+
+    def _metrics(self, step: int) -> dict[str, float]:
+        return next(found.metrics or {} for found in self._checkpointer.checkpoints if found.step == step)
 
     def load(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
         """Load the tree saved at a step.
@@ -163,4 +189,7 @@ class Checkpoints:
                     f"checkpoint {self.directory / str(step)}: cannot be read (an array of {found.dtype}{found.shape}, "
                     f"expected {wanted.dtype}{wanted.shape})"
                 )
+        saved = self._metrics(step).get(CHECKSUM)
+        if saved is not None and saved != checksum(tree):  # Orbax does not notice a byte that differs in an array
+            raise UserError(f"checkpoint {self.directory / str(step)}: cannot be read (its numbers have changed)")
         return tree

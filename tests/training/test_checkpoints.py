@@ -193,3 +193,16 @@ def test_runs_of_several_threads_save_and_load_side_by_side(tmp_path):
 
     with ThreadPoolExecutor(3) as threads:
         list(threads.map(one, "abc"))
+
+
+@pytest.mark.parametrize("place", [0.1, 0.4, 0.6, 0.9])
+def test_a_flipped_byte_of_an_array_is_noticed(book, place):
+    tree = to_host(state(1)) | {"large": np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)}
+    book.save(tree)
+    book.wait()
+    file = max((f for f in (book.directory / "1").rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[int(place * len(content))] ^= 0x10
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"checkpoints?/.*1: cannot be read \("):
+        reopened(book).load(1, jax.tree.map(np.zeros_like, tree))

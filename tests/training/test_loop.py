@@ -152,7 +152,13 @@ def test_a_killed_process_resumes(tmp_path):
 
 
 def damage(path, how):
-    """Hurt every file of a checkpoint, or those of its arrays only."""
+    """Hurt every file of a checkpoint, those of its arrays only, or a single byte of its largest array."""
+    if how == "byte":
+        file = max((f for f in path.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 0x10
+        file.write_bytes(content)
+        return
     for file in sorted(path.rglob("*")):
         if file.is_file() and (how != "bytes" or file.parent == path / "state" / "d"):
             content = file.read_bytes()
@@ -169,7 +175,7 @@ def settled():
 
 
 @pytest.mark.usefixtures("settled")
-@pytest.mark.parametrize("how", ["bytes", "cut"])
+@pytest.mark.parametrize("how", ["bytes", "cut", "byte"])
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, straight, how):
     who = members(tmp_path, *PAIR)
     with pytest.raises(KilledError):
@@ -186,6 +192,32 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, straight, how):
     for mine, theirs in zip(who, straight[2], strict=True):  # written again
         assert steps_kept(mine) == [30, 40]
         assert_trees_equal(load(mine, 30, state_like()), load(theirs, 30, state_like()))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system with room for one checkpoint; (directory, resize)."""
+    where = tmp_path / "disk"
+    where.mkdir()
+
+    def mount(*words):
+        return subprocess.run(["mount", *words, str(where)], capture_output=True, check=False).returncode == 0
+
+    if not (sys.platform == "linux" and mount("-t", "tmpfs", "-o", "size=100k", "tmpfs")):
+        pytest.skip("needs the right to mount a tmpfs")
+    yield where, lambda size: mount("-o", f"remount,size={size}")
+    subprocess.run(["umount", "-l", str(where)], check=True)
+
+
+@pytest.mark.usefixtures("settled")
+def test_a_full_disk_is_told_in_a_line_and_nothing_is_lost(small_disk, straight):
+    where, resize = small_disk
+    who = members(where, *PAIR)
+    with pytest.raises(UserError, match=r"^checkpoints .*: cannot be written \(No space left on device\)$"):
+        run(Toy(), who)
+    assert resize("20m")
+    asked = Toy()
+    assert_same_run(run(asked, who), who, straight)
 
 
 @pytest.mark.usefixtures("settled")
