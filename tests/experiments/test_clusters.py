@@ -50,7 +50,7 @@ def test_every_flag_of_a_template_is_known(path):
         settings_flags(values, experiment)
         known |= set(values)
     of_schedulers = {"array", "address", "cluster", "workload", "command"}
-    assert flags - of_schedulers - {"distributed"} <= known
+    assert flags - of_schedulers <= known
     assert flags & known
 
 
