@@ -1,7 +1,7 @@
 """A sweep's answer: the best setting of each row by validation, what each knob does, and two pictures."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from experiments.claims import Record
 from experiments.experiment import Experiment, Row
@@ -39,12 +39,14 @@ class Answer:
         settings: the best first.
         effects: of each knob, on validation.
         by: what validation is.
+        without: settings that have no result: their loss was not finite, or they are still to be run.
     """
 
     of: Row
     settings: tuple[Setting, ...]
     effects: tuple[Effect, ...]
     by: str
+    without: tuple[Tried, ...] = ()
 
 
 def answers(over: Sequence[Tried], records: Sequence[Record]) -> list[Answer]:
@@ -57,7 +59,8 @@ def answers(over: Sequence[Tried], records: Sequence[Record]) -> list[Answer]:
     for row in dict.fromkeys(one.of.name for one in over):
         finished = [one for one in over if one.of.name == row and one.row.name in of_row]
         if finished:
-            found.append(_answer(finished, of_row))
+            missing = [one for one in over if one.of.name == row and one.row.name not in of_row]
+            found.append(replace(_answer(finished, of_row), without=tuple(missing)))
     return found
 
 
@@ -87,6 +90,8 @@ def to_markdown(experiment: Experiment, found: Sequence[Answer], text: str) -> s
             f"seeds: {best.seeds}.",
             _settings(experiment, answer, names),
         ]
+        if answer.without:
+            parts += ["Without a result: " + "; ".join(changes_text(one) for one in answer.without) + "."]
         if answer.effects:
             parts += ["What each knob does to validation, the others and the seed as they are, 95 % intervals:"]
             parts += [_effects(answer.effects)]
@@ -123,7 +128,12 @@ def _effects(found: Sequence[Effect]) -> str:
 
 def point_text(setting: Setting) -> str:
     """The fields that a setting changes."""
-    return ", ".join(f"{name}={value}" for name, value in setting.tried.point.items()) or "the row as it is"
+    return changes_text(setting.tried)
+
+
+def changes_text(tried: Tried) -> str:
+    """The fields that a row of a sweep changes."""
+    return ", ".join(f"{name}={value}" for name, value in tried.point.items()) or "the row as it is"
 
 
 def chosen_text(answer: Answer) -> str:

@@ -21,7 +21,7 @@ class Trained:
     """What training leaves.
 
     Attributes:
-        states: to evaluate, leaves [M, ...].
+        states: to evaluate, leaves [M, ...]; those of a member in `failed` are another's.
         steps: the step that each of them is of.
         requests_per_second: of one member on one device, from the median chunk, so that compilation is not in it; NaN
             where nothing was left to train.
@@ -65,8 +65,8 @@ def train(
         stop: asked after each chunk, on all processes alike; where it says True everything is saved first.
 
     Returns:
-        The last states, or the best ones by validation. A member whose loss was not finite is frozen where it was and
-        named in `failed`; the others go on.
+        The last states, or the best ones by validation. A member whose loss was not finite is frozen and named in
+        `failed`; the others go on.
 
     Raises:
         Diverged: where no member has a finite loss left; the states before are kept.
@@ -91,11 +91,11 @@ def train(
         for book in books:
             book.wait()
         if not config.validate_every or validate is None:
-            return Trained(run.settled(states), [config.steps] * len(members), run.requests_per_second, run.failed)
+            return Trained(run.to_evaluate(states), [config.steps] * len(members), run.requests_per_second, run.failed)
         best = [book.best_step or 0 for book in books]
         like = run.blank()
         trees = [book.load(step, like) for book, step in zip(books, best, strict=True)]
-        return Trained(run.settled(to_state(stacked(trees))), best, run.requests_per_second, run.failed)
+        return Trained(run.to_evaluate(to_state(stacked(trees))), best, run.requests_per_second, run.failed)
     finally:
         for log in logs:
             log.close()

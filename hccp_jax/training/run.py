@@ -19,6 +19,7 @@ from hccp_jax.training.checkpoints import Checkpoints, as_tree, to_host, to_stat
 from hccp_jax.training.logbook import Logbook
 from hccp_jax.training.state import TrainState, stack_numbers
 
+SHOWN_TERMS = 4
 Report = Callable[[int, dict[str, float]], None]
 Validate = Callable[[TrainState], np.ndarray]
 
@@ -158,8 +159,16 @@ class Run:
         """The members' states on the host, without those that fill empty places."""
         return jax.tree.map(lambda leaf: leaf[: len(self.members)], self.wrapped.fetch(as_tree(states)))
 
-    def settled(self, states: TrainState) -> TrainState:
-        """The members' states as they are evaluated: with all rows of tables caught up."""
+    def to_evaluate(self, states: TrainState) -> TrainState:
+        """The members' states with all rows of tables caught up, and in the place of a frozen one another's.
+
+        What a loss that is not finite left may have no finite score, and evaluation takes all members together.
+        """
+        if self.failed:
+            count = len(self.members)
+            sound = next(index for index in range(count) if index not in self.failed)
+            places = np.array([sound if index in self.failed else index for index in range(count)])
+            states = jax.tree.map(lambda leaf: leaf[places], states)
         if self.settle is None:
             return states
         rates = jax.tree.map(lambda leaf: leaf[: len(self.members)], self.hypers.learning_rate)
@@ -179,7 +188,7 @@ class Run:
         tree = self.own(states)
         scores: Any = [None] * len(self.members)
         if validated and validate is not None:
-            scores = validate(self.settled(to_state(tree)))
+            scores = validate(self.to_evaluate(to_state(tree)))
         for index, (book, score) in enumerate(zip(books, scores, strict=True)):
             kept = None if score is None or index in self.failed else float(score)
             book.save(jax.tree.map(lambda leaf, i=index: leaf[i], tree), kept, end)
@@ -209,7 +218,8 @@ class Run:
             offset = int(np.argmax(bad[member]))
             terms = [name for name, leaf in values.items() if name != "loss" and not np.isfinite(leaf[member, offset])]
             line = f"{self.members[member].name}: loss is not finite at step {step + offset + 1}"
-            found[int(member)] = f"{line} (terms: {', '.join(terms) or 'loss'})"
+            more = f" and {len(terms) - SHOWN_TERMS} more" if len(terms) > SHOWN_TERMS else ""
+            found[int(member)] = f"{line} (terms: {', '.join(terms[:SHOWN_TERMS]) or 'loss'}{more})"
         found = {index: line for index, line in found.items() if index not in self.failed}
         if len(self.failed) + len(found) == len(self.members):
             tree = self.own(states)

@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,8 @@ from experiments.trials import groups, make_trials
 from hccp_jax.config import field
 from hccp_jax.errors import UserError
 from launch import main as launch_main
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +159,15 @@ def found():
     return over, records
 
 
+def test_settings_without_a_result_are_named():
+    over = tried(ROWS[:1], Settings(), points("hyper.margin=0,0.9", "", 0, 0))
+    first, second = (one.row.name for one in over)
+    records = [Record(first, 0, {}, {"validation": 0.5, "validated_by": "AUC"}, Path("none"))]
+    (answer,) = answers(over, records)
+    assert [one.row.name for one in answer.without] == [second]
+    assert "Without a result: hyper.margin=0.9." in to_markdown(EXPERIMENT, [answer], "x")
+
+
 def test_the_answer_is_the_best_by_validation(found):
     base, fixed = answers(*found)
     assert (base.of.name, fixed.of.name) == ("base", "fixed")
@@ -198,18 +212,43 @@ def test_many_values_are_pictured_as_points(tmp_path):
     assert "and 10 more in results.jsonl" in to_markdown(EXPERIMENT, [answer], "x")
 
 
+def launched(*arguments):
+    """The finished command of a tiny sweep."""
+    words = [sys.executable, "launch.py", "--smoke", *arguments]
+    return subprocess.run(words, cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True, text=True)
+
+
 @pytest.mark.slow
-def test_a_sweep_is_run_answered_and_found_again(tmp_path, capsys):
-    arguments = ["--smoke", "--seeds=2", "--rows=hccp", "--sweep=hyper.margin=0,0.9 x hyper.learning_rate=1e-3,9e-3"]
-    assert launch_main([*arguments, f"--out={tmp_path / 'run'}"]) == 0
+def test_a_sweep_is_run_answered_and_found_again(tmp_path):
+    sweep = "--sweep=hyper.margin=0,0.9 x hyper.learning_rate=1e-3,9e-3"
+    arguments = ["--seeds=2", "--rows=hccp", sweep, f"--out={tmp_path / 'run'}"]
+    first = launched(*arguments)
+    assert first.returncode == 0, first.stderr
     text = (tmp_path / "run" / "sweep.md").read_text()
     lines = [json.loads(line) for line in (tmp_path / "run" / "results.jsonl").read_text().splitlines()]
     assert len([line for line in lines if line["row"].startswith("hccp-")]) == 8
     assert "| hyper.learning_rate | 1e-3 -> 9e-3 |" in text
     assert "Best settings" in (tmp_path / "run" / "report.html").read_text()
-    assert launch_main([*arguments, f"--out={tmp_path / 'run'}"]) == 0
-    assert "12 of 12 trials are finished" in capsys.readouterr().out
+    again = launched(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert "12 of 12 trials are finished" in again.stdout
     assert (tmp_path / "run" / "sweep.md").read_text() == text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_setting_that_diverges_is_named_and_the_others_are_answered(tmp_path, processes):
+    """In one population, and in workers, which are not started again for it."""
+    arguments = ["--seeds=1", "--rows=base,hccp", f"--processes={processes}", f"--out={tmp_path}"]
+    done = launched(*arguments, "--sweep=hyper.learning_rate=3e-3,1e30")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: 2 of 8 trials are missing: ")
+    assert line.count("loss is not finite at step 2 (terms: ") == 2
+    assert "starting it again" not in done.stdout
+    text = (tmp_path / "sweep.md").read_text()
+    assert text.count("Without a result: hyper.learning_rate=1e30.") == 2
+    assert text.count("**hyper.learning_rate=3e-3**") == 2
 
 
 def test_the_quickstart_can_be_swept():
