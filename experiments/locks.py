@@ -36,13 +36,6 @@ class Locks:
             return False
         return True
 
-    def free(self, name: str) -> bool:
-        """Whether nobody has a lock; not for a lock of this process."""
-        if not self.take(name):
-            return False
-        self.release(name)
-        return True
-
     def release(self, name: str) -> None:
         """Give a lock back."""
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _byte(name))
