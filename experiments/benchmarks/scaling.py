@@ -209,7 +209,7 @@ def _simulate(devices: int) -> None:
     """Let JAX have so many CPU devices, unless it has them; only before its first use."""
     import jax
 
-    if jax.config.jax_num_cpu_devices < devices:
+    if jax.config.jax_num_cpu_devices < devices:  # type: ignore[attr-defined]
         jax.config.update("jax_num_cpu_devices", devices)
 
 

@@ -45,7 +45,7 @@ def agree(shape: Shape) -> None:
         if not np.allclose(found, losses, rtol=1e-5):
             raise AssertionError(f"{shape.model}: losses of {how} in torch are {found}, ours {losses}")
         apart = np.abs(rows - theirs.users.weight.detach().numpy())[touched].mean()
-        if not apart < (1e-2 if how == "SparseAdam" else 1e-4) * moved:
+        if not apart < (5e-2 if how == "SparseAdam" else 1e-4) * moved:
             raise AssertionError(f"{shape.model}: rows by {how} in torch are {apart} from ours, which moved {moved}")
 
 
