@@ -1,10 +1,14 @@
 """One training step of HCCP on a mesh, compiled from shapes alone: nothing is generated and nothing runs."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from experiments.benchmarks.cost_model import Counted, Line
 from experiments.benchmarks.hlo import collectives
@@ -15,28 +19,32 @@ from hccp_jax.cascade.world import build_world
 from hccp_jax.errors import UserError
 from hccp_jax.methods.hccp import Layout, hccp
 from hccp_jax.models.table import ITEMS, USERS
-from hccp_jax.training.program import Placement, Program
-from hccp_jax.training.tables import TablesConfig, split
+from hccp_jax.training.parallel import DATA, MODEL, POPULATION, make_mesh
+from hccp_jax.training.state import initial_state
+from hccp_jax.training.step import train_chunk
+from hccp_jax.training.tables import TablesConfig, is_table, split
 
 
 class Step(NamedTuple):
-    """A program and the shapes of what it is given.
+    """A chunk of one step of one member as each device runs it, and the shapes of what it is given.
 
     Attributes:
-        program: of one member.
+        chunk: `train_chunk` of a method.
+        mesh: of the package, one population wide.
         states: leaves [1, ...].
         batch: of all devices, [U, ...].
         catalogue: feature tables.
     """
 
-    program: Program
+    chunk: Callable[..., Any]
+    mesh: Mesh
     states: Any
     batch: Any
     catalogue: Any
 
 
 def described(settings: SimulatedSettings, tables: str, requests: int, devices: int, model: int) -> Step:
-    """The package's own program of a step, and shapes.
+    """The package's own step of HCCP, and shapes.
 
     Args:
         settings: of world and model; tables have `world.items` + 1 and `world.users` + 1 rows, which `model` divides.
@@ -47,7 +55,10 @@ def described(settings: SimulatedSettings, tables: str, requests: int, devices: 
     """
     layout = Layout(settings.world.exposed, settings.sampling.sequence)
     method = hccp(logs.feature_spec(settings.world), settings.model, settings.negatives, layout)
-    program = Program(method, featurise, Placement("mesh", devices, 1, model), TablesConfig(update=tables))
+    config = TablesConfig(update=tables)
+    chunk = partial(train_chunk, method, featurise, tables=config, axis=(DATA, MODEL))
+    if model > 1:
+        chunk = partial(chunk, model=MODEL)
 
     world = jax.eval_shape(lambda: build_world(settings.world))
     catalogue = jax.eval_shape(lambda w: logs.catalogue(w, settings.world), world)
@@ -58,16 +69,31 @@ def described(settings: SimulatedSettings, tables: str, requests: int, devices: 
         return logs.training_batch(world, settings.world, settings.sampling, 0, jnp.int32(0), devices * requests)
 
     batch = jax.eval_shape(drawn, world)
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    return Step(program, jax.eval_shape(program.start, keys, batch, catalogue), batch, catalogue)
+
+    def start(key: jax.Array, batch: Any, catalogue: Any) -> Any:
+        state = initial_state(method, key, featurise(batch, catalogue), config)
+        return jax.tree.map(lambda leaf: leaf[None], state)
+
+    states = jax.eval_shape(start, jax.eval_shape(lambda: jax.random.key(0)), batch, catalogue)
+    return Step(chunk, make_mesh(devices, 1, model), states, batch, catalogue)
 
 
 def compiled(step: Step, settings: SimulatedSettings) -> jax.stages.Compiled:
-    """A chunk of one step of one member, compiled."""
+    """The chunk, laid out on the devices as `training.parallel` does."""
+    shared = step.mesh.shape[MODEL] > 1
+
+    def placed(path: tuple, _: Any) -> P:
+        names = [str(part.key) for part in path if isinstance(part, jax.tree_util.DictKey)]
+        return P(POPULATION, MODEL) if shared and any(map(is_table, names)) else P(POPULATION)
+
+    specs = jax.tree_util.tree_map_with_path(placed, step.states)
+    member, everywhere = P(POPULATION), P()
+    given = (specs, member, member, P(None, None, (DATA, MODEL)), everywhere, everywhere)
+    sharded = jax.shard_map(step.chunk, mesh=step.mesh, in_specs=given, out_specs=(specs, member), check_vma=True)
     hypers = jax.tree.map(lambda _: jax.ShapeDtypeStruct((1,), jnp.float32), settings.hyper)
     batches = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, 1, *x.shape), x.dtype), step.batch)
     stream, total = jax.ShapeDtypeStruct((1,), jnp.int32), jax.ShapeDtypeStruct((), jnp.float32)
-    run = jax.jit(step.program.wrapped.run, donate_argnums=0)
+    run = jax.jit(sharded, donate_argnums=0)
     return run.lower(step.states, hypers, stream, batches, step.catalogue, total).compile()
 
 
