@@ -69,6 +69,10 @@ def _run(arguments: Sequence[str], console: Console) -> int:
         trials.open_output(asked.experiment, asked.settings, asked.out)
         printed.print_jobs(asked, given["processes"])
         return 0
+    if not knobs and not startup.many_hosts(given) and all(trial.finished for trial in asked.trials()):
+        trials.open_output(asked.experiment, asked.settings, asked.out)
+        say(f"{len(asked.trials())} of {len(asked.trials())} trials are finished in {asked.out}")
+        return 0 if given["only"] else _conclude(asked, (), arguments, console)
     if run is not None:  # a launcher of workers does not start JAX's backend
         trials.open_output(asked.experiment, asked.settings, asked.out)
     else:

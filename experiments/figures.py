@@ -3,8 +3,6 @@
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
 
+from experiments.atomic import write_atomically
 from experiments.claims import Record, by_seed, read_records
 from experiments.experiment import Experiment, Row
 from hccp_jax.evaluation.statistics import Interval, mean_interval
@@ -43,21 +42,6 @@ CAPTIONS = {
     "earned from one bought by flooding the slots with rare items. Error bars: 95 % interval over seeds. Grey: "
     "references that are not trained.",
 }
-
-
-def write_atomically(path: Path, content: bytes | str) -> Path:
-    """Write a file so that a reader sees the old content or the new, never a part of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path
 
 
 def save_all(out_dir: Path | str, experiment: Experiment, records: Sequence[Record] | None = None) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,13 @@ class Plan:
     over: tuple[Tried, ...]
     words: tuple[str, ...]
 
+    @cached_property
+    def _trials(self) -> tuple[Trial, ...]:
+        return tuple(make_trials(self.experiment, self.settings, self.rows, self.seeds, self.out))
+
     def trials(self) -> list[Trial]:
         """Every trial, finished or not."""
-        return make_trials(self.experiment, self.settings, self.rows, self.seeds, self.out)
+        return list(self._trials)
 
     def at(self, over: Sequence[Tried], sweep: str = "") -> "Plan":
         """The same plan with the trained rows of a sweep in the place of its own; `sweep` is the text of its points."""

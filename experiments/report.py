@@ -10,16 +10,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 from rich.text import Text
 
-from experiments.claims import INCONCLUSIVE, SUPPORTED, Verdict, decide, read_json, read_records
+from experiments.atomic import write_atomically
+from experiments.claims import INCONCLUSIVE, SUPPORTED, Record, Verdict, decide, read_json, read_records
 from experiments.experiment import Experiment
-from experiments.figures import CAPTIONS, save_all, write_atomically
 from experiments.sweep_answer import Answer, answers, chosen_text, interval_text
 from experiments.sweep_answer import to_markdown as sweep_markdown
-from experiments.sweep_figures import save_sweep
 from experiments.sweeps import Tried
 from experiments.tables import Table, build_table, to_csv, to_markdown, to_terminal
+from hccp_jax import config
 
 TEMPLATE = "report.html.j2"
+CONFIGURATION = ("config.json", "environment.json")
 SMOKE = "Smoke run: shrunk to seconds to show that everything runs; its numbers decide nothing."
 
 SWEEP_CAPTION = "Mean over seeds of the validation value that settings are chosen by; brighter is better."
@@ -48,17 +49,48 @@ def write_all(
     write_atomically(out_dir / "table.csv", to_csv(table))
     entries = [verdict.as_json() for verdict in verdicts]
     write_atomically(out_dir / "claims.json", json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    pictured = [record for record in records if not experiment.pictured or record.row in experiment.pictured]
-    figures = save_all(out_dir, experiment, pictured)
     found = answers(over, records)
     if found:
         write_atomically(out_dir / "sweep.md", sweep_markdown(experiment, found, command))
-        figures = [*save_sweep(out_dir, found), *figures]
-    write_report(out_dir, experiment, table, verdicts, figures, command, found)
+    made_from = _made_from(out_dir, records, command)
+    if f'content="{made_from}"' not in _beginning(out_dir / "report.html"):
+        figures = _draw(out_dir, experiment, records, found)
+        write_report(out_dir, experiment, table, verdicts, figures, command, found, made_from)
     to_terminal(table, console)
     print_verdicts(verdicts, console)
     for answer in found:
         console.print(Text(f"best of {answer.of.label}: {chosen_text(answer)}"))
+
+
+def _draw(out_dir: Path, experiment: Experiment, records: Sequence[Record], found: Sequence[Answer]) -> list[Path]:
+    """All pictures."""
+    from experiments.figures import save_all  # what is not drawn again need not load a drawing library
+    from experiments.sweep_figures import save_sweep
+
+    pictured = [record for record in records if not experiment.pictured or record.row in experiment.pictured]
+    figures = save_all(out_dir, experiment, pictured)
+    return [*save_sweep(out_dir, found), *figures] if found else figures
+
+
+def _made_from(out_dir: Path, records: Sequence[Record], command: str) -> str:
+    """A digest of all that the pictures and the report follow from: results, configuration, command, this code."""
+    here = Path(__file__).parent
+    code = [path.read_text(encoding="utf-8") for path in sorted((*here.glob("*.py"), *here.glob("*.j2")))]
+    told = [[record.row, record.seed, record.metrics, record.result] for record in records]
+    logs = [_size(record.directory / "metrics.jsonl") for record in records]
+    return config.digest(code, told, logs, command, *(read_json(out_dir / name) for name in CONFIGURATION))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _beginning(report: Path) -> str:
+    """The head of the report that is there, if its pictures are there, too."""
+    if not report.exists() or not any((report.parent / "figures").glob("*.png")):
+        return ""
+    with report.open(encoding="utf-8") as file:
+        return file.read(2000)
 
 
 def write_report(
@@ -69,8 +101,11 @@ def write_report(
     figures: Sequence[Path],
     command: str,
     found: Sequence[Answer] = (),
+    made_from: str = "",
 ) -> Path:
     """Write report.html, one self-contained page: no network, no script, images inside."""
+    from experiments.figures import CAPTIONS
+
     out_dir = Path(out_dir)
     loader = FileSystemLoader(Path(__file__).parent)
     page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
@@ -82,11 +117,12 @@ def write_report(
         answers=found,
         chosen=chosen_text,
         value=interval_text,
-        figures=[_figure(path) for path in figures],
+        figures=[_figure(path, CAPTIONS) for path in figures],
+        made_from=made_from,
         command=command,
         notes=_notes(command),
-        config=_flat(read_json(out_dir / "config.json")),
-        environment=_flat(read_json(out_dir / "environment.json")),
+        config=_flat(read_json(out_dir / CONFIGURATION[0])),
+        environment=_flat(read_json(out_dir / CONFIGURATION[1])),
     )
     return write_atomically(out_dir / "report.html", text)
 
@@ -109,9 +145,9 @@ def print_verdicts(verdicts: Sequence[Verdict], console: Console) -> None:
         console.print(line)
 
 
-def _figure(path: Path) -> dict[str, str]:
+def _figure(path: Path, captions: Mapping[str, str]) -> dict[str, str]:
     uri = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
-    caption = CAPTIONS.get(path.stem, SWEEP_CAPTION if path.stem.startswith("sweep_") else "")
+    caption = captions.get(path.stem, SWEEP_CAPTION if path.stem.startswith("sweep_") else "")
     return {"uri": uri, "title": path.stem.replace("_", " "), "caption": caption}
 
 

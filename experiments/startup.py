@@ -24,8 +24,7 @@ def start_jax(given: Mapping[str, Any]) -> Placement:
         UserError: for a cache that cannot be written, hosts that do not find each other, or missing devices.
     """
     devices, cache = given["devices"], given["cache_dir"]
-    several = ("coordinator", "host_count", "host_index")
-    many = given["distributed"] or any(given[name] not in (None, "") for name in several)
+    many = many_hosts(given)
     if not many:
         jax.config.update("jax_num_cpu_devices", max(devices, _cores() if devices == 1 else 1))
     if cache != "none":
@@ -45,6 +44,11 @@ def start_jax(given: Mapping[str, Any]) -> Placement:
         raise UserError(f"model_devices={given['model_devices']}: expected at most devices={devices}")
     spread = len(jax.devices())
     return Placement("mesh" if spread > 1 else "single", 1, spread)
+
+
+def many_hosts(given: Mapping[str, Any]) -> bool:
+    """Whether the flags say that this is one of several hosts."""
+    return given["distributed"] or any(given[n] not in (None, "") for n in ("coordinator", "host_count", "host_index"))
 
 
 def _cores() -> int:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from hccp_jax.evaluation.statistics import Interval
 
@@ -80,7 +80,7 @@ def effects(points: Sequence[Mapping[str, str]], seeds: Sequence[int], values: S
 def _interval(mean: float, error: float, freedom: int, count: int) -> Interval:
     if not math.isfinite(error):
         return Interval(mean, None, None, count)
-    half = float(stats.t.ppf(0.975, freedom)) * error
+    half = float(stdtrit(freedom, 0.975)) * error
     return Interval(mean, mean - half, mean + half, count)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from experiments.figures import write_atomically
+from experiments.atomic import write_atomically
 from experiments.locks import alone
 from experiments.systems_settings import search_space
 from experiments.trials import Context, Trial, groups, save_result, validated

@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.atomic import write_atomically
 from experiments.experiment import Experiment, Row
-from experiments.figures import write_atomically
 from hccp_jax import __version__, config
 from hccp_jax.errors import UserError
 from hccp_jax.training import hosts

@@ -23,6 +23,24 @@ def pmean(x: Any, axis: Axis) -> Any:
     return x if axis is None else jax.lax.pmean(x, axis)
 
 
+def own_copy(x: Any, axis: Axis) -> Any:
+    """Arrays that are equal on all devices, as each device's own: a gradient with respect to them is its part only.
+
+    Only a mesh tells the two apart by type (its axes come as a tuple); without this its gradients would be summed over
+    the devices once for each use of a parameter.
+    """
+    return jax.lax.pcast(x, axis, to="varying") if isinstance(axis, tuple) else x
+
+
+def joined_gradient(gradients: Any, axis: Axis) -> Any:
+    """The gradient of a global loss from the devices' gradients of it, with respect to `own_copy`.
+
+    On a mesh those are parts, which are summed. Elsewhere the sum inside the loss has been transposed into another sum
+    over the devices, so that each has the whole times their number: the mean.
+    """
+    return psum(gradients, axis) if isinstance(axis, tuple) else pmean(gradients, axis)
+
+
 def all_gather(x: Any, axis: Axis) -> Any:
     """Concatenate the rows (leading axis) of all devices, in device order."""
     return x if axis is None else jax.tree.map(lambda leaf: jax.lax.all_gather(leaf, axis, axis=0, tiled=True), x)

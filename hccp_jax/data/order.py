@@ -45,11 +45,11 @@ def permuted(index: np.ndarray, total: int, seed: int, epoch: np.ndarray) -> np.
     return result.astype(np.int64)
 
 
-def rows_at(seed: int, step: int, size: int, total: int) -> np.ndarray:
-    """[size] int64 rows of the log for one step.
+def rows_at(seed: int, step: int, size: int, total: int, steps: int = 1) -> np.ndarray:
+    """[steps * size] int64 rows of the log for one step, or for several that follow each other.
 
     Rows are numbered through all epochs, so a batch may straddle two; each epoch visits every row exactly once. The
     answer does not depend on devices or on earlier steps.
     """
-    number = np.arange(step * size, (step + 1) * size, dtype=np.int64)
+    number = np.arange(step * size, (step + steps) * size, dtype=np.int64)
     return permuted(number % total, total, seed, number // total)

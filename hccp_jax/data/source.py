@@ -59,7 +59,7 @@ def log_rows(total: int, size: int) -> Callable[..., np.ndarray]:
 
     def rows(seeds: Sequence[int], first: int, steps: int, part: tuple[int, int] = (0, 1)) -> np.ndarray:
         own = rows_of_part(part, size)
-        return np.stack([[rows_at(seed, first + step, size, total)[own] for step in range(steps)] for seed in seeds])
+        return np.stack([rows_at(seed, first, size, total, steps).reshape(steps, size)[:, own] for seed in seeds])
 
     return rows
 

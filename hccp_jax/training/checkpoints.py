@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from hccp_jax.errors import UserError
 from hccp_jax.training.hosts import is_primary, wait_for_all
@@ -85,6 +84,8 @@ class Checkpoints:
         for path in self.damaged if is_primary() else []:
             shutil.rmtree(path)
         wait_for_all("damaged checkpoints are gone")
+        from orbax.checkpoint import v1 as ocp  # it takes half a second, which finding a finished run need not
+
         policies = ocp.training.preservation_policies
         best = policies.BestN(get_metric_fn=lambda metrics: metrics[METRIC], n=1)
         try:

@@ -45,7 +45,7 @@ def join(coordinator: str | None = None, count: int | None = None, index: int | 
 
 def is_primary() -> bool:
     """Whether this process writes and prints."""
-    return jax.process_index() == 0
+    return not jax.distributed.is_initialized() or jax.process_index() == 0  # asking alone starts no backend
 
 
 def is_alone() -> bool:

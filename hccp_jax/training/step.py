@@ -1,7 +1,7 @@
 """One step on one device, and a chunk of steps for a population of runs.
 
 The order of reductions is the one that is right under every wrapper: the loss is the GLOBAL loss (sums and counts are
-summed over the devices inside it), and the gradients are averaged over the devices after differentiation. The mean of
+summed over the devices inside it), and the gradients are joined over the devices after differentiation. The mean of
 gradients of local losses, or the gradient of the global loss alone, is silently wrong under some wrapper.
 """
 
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hccp_jax.collectives import Axis, pmean
+from hccp_jax.collectives import Axis, joined_gradient, own_copy
 from hccp_jax.data.catalogue import Catalogue
 from hccp_jax.data.requests import RequestBatch
 from hccp_jax.methods.base import Method
@@ -123,8 +123,8 @@ def _gradients(
         return method.loss(parameters, hyper, batch, key, progress, axis)
 
     if method.objectives is None:
-        (value, terms), gradients = jax.value_and_grad(loss, has_aux=True)(parameters)
-        return value, terms, pmean(gradients, axis)
+        (value, terms), gradients = jax.value_and_grad(loss, has_aux=True)(own_copy(parameters, axis))
+        return value, terms, joined_gradient(gradients, axis)
     value, terms = loss(parameters)
     return value, terms, _combined(method, parameters, hyper, batch, key, progress, axis)
 
@@ -135,8 +135,9 @@ def _combined(
     """The gradients of a method's objectives in one, by gradient surgery, at the scale of their sum."""
     objectives = method.objectives
     assert objectives is not None
-    stack = group_gradients(lambda p: objectives(p, hyper, batch, key, progress, axis), parameters)
-    stack = pmean(stack, axis)
+    own = own_copy(parameters, axis)
+    stack = group_gradients(lambda p: objectives(p, hyper, batch, key, progress, axis), own)
+    stack = joined_gradient(stack, axis)
     if method.combine == "pcgrad":
         mean = pcgrad(stack, jax.random.fold_in(key, 1))
     elif method.combine == "cagrad":
