@@ -10,6 +10,8 @@ from experiments.settings import SimulatedSettings
 from hccp_jax.cascade.world import WorldConfig
 from hccp_jax.models.three_tower import ModelConfig
 
+pytestmark = pytest.mark.slow  # they compile the step for several meshes
+
 WORLD = WorldConfig(items=127, users=63, candidates=64, ranked=40, rerank=20, clusters=8, categories=4)
 SETTINGS = replace(
     SimulatedSettings(), world=WORLD, model=ModelConfig(id_width=4, vector=4, hidden=8, experts=2, expert_width=4)
@@ -29,8 +31,8 @@ def test_payloads_are_those_counted_by_hand(programs):
     impressions = 4 * 2 * WORLD.exposed
     assert payloads["all-gather", "all"] == by_hand["all-gather"](4) == impressions * (4 * 4 + 4 + 4 + 1)
     assert payloads["reduce-scatter", "all"] == by_hand["reduce-scatter"](4) == impressions * 4 * 4
-    # every gradient is summed at least once
-    assert payloads["all-reduce", "all"] >= by_hand["all-reduce"](4)
+    # every gradient is summed once, beside a few numbers of the loss
+    assert by_hand["all-reduce"](4) <= payloads["all-reduce", "all"] <= by_hand["all-reduce"](4) + 4096
     assert payloads["all-reduce", "all"] - found[2].payloads(1)["all-reduce", "all"] >= 2 * by_hand["all-reduce"].other
 
 

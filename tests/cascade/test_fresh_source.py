@@ -118,7 +118,7 @@ def test_a_logged_source_reuses_its_requests_once_an_epoch(fresh, chunk):
     assert log.frequency is fresh.frequency
 
 
-@pytest.mark.parametrize("clicked_only", [False, True])
+@pytest.mark.parametrize("clicked_only", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_parts_of_a_step_are_the_step(small_world, clicked_only):
     world, config, samples = small_world
     samples = dataclasses.replace(samples, clicked_only=clicked_only)

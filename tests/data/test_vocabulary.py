@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from tiny_hccp import MODEL, NEGATIVES, featurised, tiny
+from tiny_hccp import MODEL, NEGATIVES, drawn, featurised, tiny
 
 from hccp_jax.data.catalogue import every_item
 from hccp_jax.data.vocabulary import hashed, hashed_rows
@@ -37,7 +37,7 @@ def test_models_look_up_shared_rows_and_the_batch_keeps_its_ids(small_world):
         table = (source.catalogue.users if part == "user" else source.catalogue.items)["row"]
         np.testing.assert_array_equal(new["row"], np.asarray(table)[old["id"]])
     method = hccp(source.spec, MODEL, NEGATIVES, made.layout)
-    parameters = method.init(jax.random.key(0), batch)
+    parameters = drawn(method, batch)
     assert parameters["embeddings"]["item_id"]["item_rows"].shape == (50, MODEL.id_width)
     items = every_item(source.catalogue)
     rows = np.asarray(items["row"])

@@ -51,19 +51,19 @@ def test_two_hosts_with_sharded_tables_make_the_table_of_one(tmp_path):
             assert two[key][name] == pytest.approx(value, abs=1e-4, nan_ok=True), (key, name)
 
 
+REFUSED = [
+    (("--coordinator=localhost:1",), "host_count: expected with the other two of coordinator"),
+    (("--host_count=2", "--host_index=0"), "coordinator: expected with the other two"),
+    (("--model_devices=2",), "model_devices=2: expected at most devices=1"),
+    (("--model_devices=0",), "model_devices=0: expected at least 1"),
+    (("--devices=2", "--model_devices=2", "--train.tables.update=dense"), "expected train.tables.update=lazy or"),
+]
+
+
 @pytest.mark.parametrize(
-    ("flags", "line"),
-    [
-        (("--host_count=2",), None),
-        (("--coordinator=localhost:1",), "host_count: expected with the other two of coordinator"),
-        (("--model_devices=2",), "model_devices=2: expected at most devices=1"),
-        (("--model_devices=0",), "model_devices=0: expected at least 1"),
-        (("--devices=2", "--model_devices=2", "--train.tables.update=dense"), "expected train.tables.update=lazy or"),
-    ],
+    ("flags", "line"), [REFUSED[0], *(pytest.param(*x, marks=pytest.mark.slow) for x in REFUSED[1:])]
 )
 def test_flags_that_do_not_go_together_are_refused_in_a_line(tmp_path, flags, line):
-    if line is None:
-        flags, line = (*flags, "--host_index=0"), "coordinator: expected with"
     code, _, errors = ended(launch(tmp_path / "out", *flags))
     assert (code, errors.count("\n")) == (2, 1), errors
     assert line in errors

@@ -87,6 +87,7 @@ def test_two_processes_are_one_and_only_the_primary_writes_the_log(tmp_path, alo
     assert steps == list(range(5, 41, 5))
 
 
+@pytest.mark.slow
 def test_sigterm_on_one_process_saves_on_all_at_one_step_and_one_process_goes_on(tmp_path, alone):
     first, second = both(tmp_path, "--slow=1.5")
     wait_for_step(second, 10)
@@ -130,6 +131,7 @@ def test_processes_of_a_slurm_step_find_each_other(tmp_path, alone):
         assert_same(lines, alone)
 
 
+@pytest.mark.slow
 def test_one_process_that_gets_sigterm_saves_and_goes_on_later(tmp_path, alone):
     process = start(tmp_path, "--kind=single", "--slow=0.2")
     wait_for_step(process, 15)

@@ -161,13 +161,13 @@ def test_training_by_rows_is_dense_training(alone):
 @pytest.mark.parametrize(
     ("config", "kind", "devices", "model"),
     [
-        (LAZY, "emulated", 4, 1),
-        (LAZY, "pmap", 8, 1),
-        (LAZY, "mesh", 8, 1),
+        pytest.param(LAZY, "emulated", 4, 1, marks=pytest.mark.slow),
+        pytest.param(LAZY, "pmap", 8, 1, marks=pytest.mark.slow),
+        pytest.param(LAZY, "mesh", 8, 1, marks=pytest.mark.slow),
         (LAZY, "mesh", 8, 2),
-        (LAZY, "mesh", 8, 8),
-        (ADAGRAD, "mesh", 8, 2),
-        (HALF, "mesh", 8, 2),
+        pytest.param(LAZY, "mesh", 8, 8, marks=pytest.mark.slow),
+        pytest.param(ADAGRAD, "mesh", 8, 2, marks=pytest.mark.slow),
+        pytest.param(HALF, "mesh", 8, 2, marks=pytest.mark.slow),
     ],
     ids=str,
 )
