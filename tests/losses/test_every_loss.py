@@ -170,6 +170,7 @@ def test_bfloat16_is_summed_in_float32(case):
     np.testing.assert_allclose(grad.astype(jnp.float32), exact_grad, rtol=2e-2, atol=1e-2)
 
 
+@pytest.mark.slow
 @every
 def test_vmap_changes_nothing(case):
     batch = draw(12, (4, 9))
@@ -204,6 +205,7 @@ def test_under_shard_map(case):
     np.testing.assert_allclose(grad, alone[1], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @every
 def test_on_emulated_devices(case):
     """Vmap with an axis name: the global mean and its gradient are those of one device."""

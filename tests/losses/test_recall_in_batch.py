@@ -51,7 +51,10 @@ from_lists = jax.jit(jax.value_and_grad(as_lists, argnums=(0, 1, 2)), static_arg
 
 @pytest.mark.parametrize(
     ("method", "block", "paired"),
-    [(method, 4, True) for method in METHODS]
+    [
+        pytest.param(method, 4, True, marks=[pytest.mark.slow] if place % 3 else [])
+        for place, method in enumerate(METHODS)
+    ]
     + [((None, "softplus"), 0, True), (("sigmoid", "exponential"), 0, True), (("sigmoid", "exponential"), 4, False)],
     ids=str,
 )

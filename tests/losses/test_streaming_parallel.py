@@ -139,6 +139,7 @@ def test_rows_of_eight_devices(block, gather):
         np.testing.assert_array_equal(mapped(place(pairs, in_pairs)), counts_of(pairs, size, columns).sum(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [0, 5])
 def test_on_emulated_devices(block):
     arrays, pairs = draw(10, 4, 12)

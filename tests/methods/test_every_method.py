@@ -64,7 +64,17 @@ def halved(batch):
 OWN_TESTS = ("hccp", "hap", "sdcl")  # on two devices, with their gradients
 
 
-@pytest.mark.parametrize("name", [name for name in SYSTEMS if name not in ("copr", *OWN_TESTS)])
+QUICK = ("croloss", "ranktower", "lcron", "arf")  # each joins its devices in another way
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow)
+        for name in SYSTEMS
+        if name not in ("copr", *OWN_TESTS)
+    ],
+)
 def test_two_devices_have_the_loss_of_one(world, name):
     """Not COPR-style, which draws from the chunks of each device's own requests."""
     made, batch = world

@@ -299,7 +299,7 @@ def everything(config, case, parameters, batch):
     return run(parameters, batch)
 
 
-@pytest.mark.parametrize("config", [CONFIG, OTHER], ids=["pruned", "learned"])
+@pytest.mark.parametrize("config", [pytest.param(CONFIG, marks=pytest.mark.slow), OTHER], ids=["pruned", "learned"])
 def test_both_networks_are_their_definition(case, config):
     method = sdcl(case.made.spec, config, case.exposed)
     batch = jax.tree.map(lambda leaf: leaf[:3], case.batch)

@@ -481,7 +481,9 @@ def test_means_over_members_are_reported(tmp_path):
         assert values["requests_per_second"] > 0
 
 
-@pytest.mark.parametrize("placement", [Placement(), Placement("mesh", 1, 2), Placement("mesh", 2, 4)])
+@pytest.mark.parametrize(
+    "placement", [Placement(), pytest.param(Placement("mesh", 1, 2), marks=pytest.mark.slow), Placement("mesh", 2, 4)]
+)
 def test_members_do_not_know_of_each_other(tmp_path, placement):
     """In any order, and where the members do not fill the population axis."""
     three = [(0, Hyper()), (5, Hyper(noise=0.3)), (2, Hyper(learning_rate=0.01))]
@@ -496,7 +498,10 @@ def test_members_do_not_know_of_each_other(tmp_path, placement):
     assert np.abs(alone[0]["parameters"]["w"] - alone[1]["parameters"]["w"]).max() > 1e-3
 
 
-@pytest.mark.parametrize("placement", [Placement(), Placement("mesh", 2, 2), Placement("pmap", 2)])
+@pytest.mark.parametrize(
+    "placement",
+    [Placement(), *(pytest.param(p, marks=pytest.mark.slow) for p in (Placement("mesh", 2, 2), Placement("pmap", 2)))],
+)
 def test_members_that_train_together_are_what_they_are_one_after_the_other(tmp_path, placement):
     three = [(0, Hyper()), BAD, (2, Hyper(learning_rate=0.01))]
     found = []

@@ -201,6 +201,7 @@ def test_a_loss_that_is_not_finite_leaves_tables_and_moments(case):
     assert_trees_equal((after.parameters, after.moments, after.step), (states.parameters, states.moments, states.step))
 
 
+@pytest.mark.slow
 def test_half_precision_tables_are_half_as_large_and_learn(alone):
     single, losses, _ = alone(LAZY)
     half, theirs, states = alone(HALF)
