@@ -225,7 +225,9 @@ def test_two_launchers_share_the_jobs_of_a_directory(tmp_path):
     assert all(job.finished for job in asked)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGINT))]
+)
 def test_a_launcher_that_ends_takes_its_workers_along(tmp_path, number):
     process = launcher(tmp_path, "hangs")
     pids = [tmp_path / "trials" / f"{name}0" / "pid" for name in "ab"]

@@ -265,6 +265,7 @@ def test_lists_of_no_item_and_wrong_arguments():
             loss(x, x, **kw)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kw", [{"levels": 3}, {}, {"mode": "teacher"}, {"mode": "block", "power": 2}],
                          ids=["fast", "streamed", "teacher", "block"])  # fmt: skip
 def test_inside_shard_map_with_a_shared_temperature(kw):

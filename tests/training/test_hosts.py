@@ -75,7 +75,8 @@ def assert_same(lines, expected):
     np.testing.assert_allclose(lines[-1]["parameters"], expected[-1]["parameters"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["mesh", pytest.param("pmap", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mesh", "pmap"])
 def test_two_processes_are_one_and_only_the_primary_writes_the_log(tmp_path, alone, kind):
     found = [said(process) for process in both(tmp_path, f"--kind={kind}")]
     assert [code for code, _ in found] == [0, 0]
