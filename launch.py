@@ -69,16 +69,19 @@ def _run(arguments: Sequence[str], console: Console) -> int:
         trials.open_output(asked.experiment, asked.settings, asked.out)
         printed.print_jobs(asked, given["processes"])
         return 0
-    if not knobs and not startup.many_hosts(given) and all(trial.finished for trial in asked.trials()):
-        trials.open_output(asked.experiment, asked.settings, asked.out)
-        say(f"{len(asked.trials())} of {len(asked.trials())} trials are finished in {asked.out}")
-        return 0 if given["only"] else _conclude(asked, (), arguments, console)
+    if not knobs and not startup.many_hosts(given):
+        finished = [trial.finished for trial in asked.trials()]
+        if any(finished):
+            trials.open_output(asked.experiment, asked.settings, asked.out)
+            say(f"{sum(finished)} of {len(finished)} trials are finished in {asked.out}")
+        if all(finished):
+            return 0 if given["only"] else _conclude(asked, (), arguments, console)
     if run is not None:  # a launcher of workers does not start JAX's backend
         trials.open_output(asked.experiment, asked.settings, asked.out)
     else:
         placement = startup.start_jax(given)
         console.quiet = not hosts.is_primary()
-        trials.open_output(asked.experiment, asked.settings, asked.out, hosts.is_primary())
+        trials.open_output(asked.experiment, asked.settings, asked.out)
         trials.note_environment(asked.out)
         run = partial(here.run_plan, placement=placement, console=console, given=given)
     if given["only"]:
@@ -86,9 +89,6 @@ def _run(arguments: Sequence[str], console: Console) -> int:
     if knobs:
         asked, failures = search.search(asked, study.studies(asked, knobs, given), search.batch(given), run, say)
     else:
-        finished = [trial.finished for trial in asked.trials()]
-        if any(finished):
-            say(f"{sum(finished)} of {len(finished)} trials are finished in {asked.out}")
         failures = [*run(asked)]
     return _conclude(asked, failures, arguments, console)
 

@@ -36,7 +36,7 @@ def start_jax(given: Mapping[str, Any]) -> Placement:
         devices = len(jax.devices()) if devices == 1 else devices
     if len(jax.devices()) < devices:
         raise UserError(f"devices={devices}: only {len(jax.devices())} of {jax.default_backend()} are there")
-    if jax.process_count() > 1 and devices != len(jax.devices()):
+    if not hosts.is_alone() and devices != len(jax.devices()):
         raise UserError(f"devices={devices}: expected all {len(jax.devices())} of the {jax.process_count()} hosts")
     if devices > 1:
         return Placement(given["parallel"], devices, 1, given["model_devices"])
@@ -73,7 +73,7 @@ def describe(placement: Placement) -> str:
     device = jax.local_devices()[0]
     count = len(jax.devices())
     place = f"{count} x {device.device_kind}"
-    if jax.process_count() > 1:
+    if not hosts.is_alone():
         place += f" of {jax.process_count()} hosts"
     if placement.devices > 1:
         grid = f"{placement.devices // placement.model} x {placement.model}"

@@ -141,15 +141,15 @@ def collect(experiment: Experiment, trials: Iterable[Trial], out: Path) -> None:
     write_atomically(out / "results.jsonl", "".join(lines))
 
 
-def open_output(experiment: Experiment, settings: Any, out: Path, primary: bool = True) -> None:
+def open_output(experiment: Experiment, settings: Any, out: Path) -> None:
     """Create the output directory with config.json, or check that it belongs to this run; one of several hosts does.
 
     Raises:
         UserError: if it cannot be written, or holds another experiment or configuration.
     """
-    wanted = {"experiment": experiment.name, "version": __version__, "config": config.to_json(settings)}
-    if not primary:
+    if not hosts.is_primary():
         return
+    wanted = {"experiment": experiment.name, "version": __version__, "config": config.to_json(settings)}
     try:
         out.mkdir(parents=True, exist_ok=True)
         path = out / "config.json"

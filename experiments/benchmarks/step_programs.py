@@ -1,14 +1,11 @@
 """One training step of HCCP on a mesh, compiled from shapes alone: nothing is generated and nothing runs."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 
 from experiments.benchmarks.cost_model import Counted, Line
 from experiments.benchmarks.hlo import collectives
@@ -18,26 +15,24 @@ from hccp_jax.cascade.source import featurise
 from hccp_jax.cascade.world import build_world
 from hccp_jax.errors import UserError
 from hccp_jax.methods.hccp import Layout, hccp
-from hccp_jax.models.table import ITEMS, USERS
-from hccp_jax.training.parallel import DATA, MODEL, POPULATION, make_mesh
+from hccp_jax.models.table import ITEMS, USERS, vocabulary
+from hccp_jax.training.parallel import Wrapped, wrap
 from hccp_jax.training.state import initial_state
 from hccp_jax.training.step import train_chunk
-from hccp_jax.training.tables import TablesConfig, is_table, split
+from hccp_jax.training.tables import TablesConfig, split
 
 
 class Step(NamedTuple):
-    """A chunk of one step of one member as each device runs it, and the shapes of what it is given.
+    """A chunk of one step of one member as the package places it on a mesh, and the shapes of what it is given.
 
     Attributes:
-        chunk: `train_chunk` of a method.
-        mesh: of the package, one population wide.
+        wrapped: `train_chunk` of a method, one population wide.
         states: leaves [1, ...].
         batch: of all devices, [U, ...].
         catalogue: feature tables.
     """
 
-    chunk: Callable[..., Any]
-    mesh: Mesh
+    wrapped: Wrapped
     states: Any
     batch: Any
     catalogue: Any
@@ -56,9 +51,7 @@ def described(settings: SimulatedSettings, tables: str, requests: int, devices: 
     layout = Layout(settings.world.exposed, settings.sampling.sequence)
     method = hccp(logs.feature_spec(settings.world), settings.model, settings.negatives, layout)
     config = TablesConfig(update=tables)
-    chunk = partial(train_chunk, method, featurise, tables=config, axis=(DATA, MODEL))
-    if model > 1:
-        chunk = partial(chunk, model=MODEL)
+    wrapped = wrap(partial(train_chunk, method, featurise, tables=config), "mesh", devices, 1, model)
 
     world = jax.eval_shape(lambda: build_world(settings.world))
     catalogue = jax.eval_shape(lambda w: logs.catalogue(w, settings.world), world)
@@ -75,26 +68,16 @@ def described(settings: SimulatedSettings, tables: str, requests: int, devices: 
         return jax.tree.map(lambda leaf: leaf[None], state)
 
     states = jax.eval_shape(start, jax.eval_shape(lambda: jax.random.key(0)), batch, catalogue)
-    return Step(chunk, make_mesh(devices, 1, model), states, batch, catalogue)
+    return Step(wrapped, states, batch, catalogue)
 
 
 def compiled(step: Step, settings: SimulatedSettings) -> jax.stages.Compiled:
-    """The chunk, laid out on the devices as `training.parallel` does."""
-    shared = step.mesh.shape[MODEL] > 1
-
-    def placed(path: tuple, _: Any) -> P:
-        names = [str(part.key) for part in path if isinstance(part, jax.tree_util.DictKey)]
-        return P(POPULATION, MODEL) if shared and any(map(is_table, names)) else P(POPULATION)
-
-    specs = jax.tree_util.tree_map_with_path(placed, step.states)
-    member, everywhere = P(POPULATION), P()
-    given = (specs, member, member, P(None, None, (DATA, MODEL)), everywhere, everywhere)
-    sharded = jax.shard_map(step.chunk, mesh=step.mesh, in_specs=given, out_specs=(specs, member), check_vma=True)
+    """The chunk, compiled for the devices."""
+    assert step.wrapped.lower is not None
     hypers = jax.tree.map(lambda _: jax.ShapeDtypeStruct((1,), jnp.float32), settings.hyper)
     batches = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, 1, *x.shape), x.dtype), step.batch)
     stream, total = jax.ShapeDtypeStruct((1,), jnp.int32), jax.ShapeDtypeStruct((), jnp.float32)
-    run = jax.jit(sharded, donate_argnums=0)
-    return run.lower(step.states, hypers, stream, batches, step.catalogue, total).compile()
+    return step.wrapped.lower(step.states, hypers, stream, batches, step.catalogue, total).compile()
 
 
 def counted(program: jax.stages.Compiled, devices: int) -> Counted:
@@ -121,7 +104,7 @@ def least(settings: SimulatedSettings, step: Step, devices: int, by_rows: bool) 
     whole = 4.0 * sum(leaf.size for leaf in tables.values())
     items = step.batch.mask.size + step.batch.history_mask.size
     ids = {ITEMS: items / devices, USERS: len(step.batch.mask) / devices}
-    rows = 4.0 * sum(ids[name.rsplit("/", 1)[-1]] * (1 + leaf.shape[1]) for name, leaf in tables.items())
+    rows = 4.0 * sum(ids[vocabulary(name)] * (1 + leaf.shape[1]) for name, leaf in tables.items())
     return {
         "all-gather": Line(0.0, float(shown * (vector + 4 + 4 + 1))),
         "reduce-scatter": Line(0.0, float(shown * vector)),

@@ -43,6 +43,17 @@ class Table(nn.Module):
         return jnp.take(table, rows_of(features), axis=0).astype(jnp.float32)
 
 
+def vocabulary(name: str) -> str:
+    """Of whom the table is that a parameter's name (parts joined by "/") ends in: ITEMS, USERS, or "" if of nobody.
+
+    >>> vocabulary("user_side/item_rows"), vocabulary("user_side/kernel")
+    ('item_rows', '')
+
+    """
+    last = name.rsplit("/", 1)[-1]
+    return last if last in (ITEMS, USERS) else ""
+
+
 def rows_of(features: dict[str, jax.Array]) -> jax.Array:
     """Which row of a table each item or user has: its "row", or its "id" where every id has a row of its own."""
     return features.get("row", features["id"])

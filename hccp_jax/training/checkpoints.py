@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from hccp_jax.errors import UserError
-from hccp_jax.training.hosts import is_primary, wait_for_all
+from hccp_jax.training.hosts import is_alone, is_primary, wait_for_all
 from hccp_jax.training.state import TrainState
 
 # Orbax reports every save and load through absl at INFO and warns about options it fills in by itself.
@@ -111,10 +111,14 @@ class Checkpoints:
         if step in self.steps:
             return
         copied = jax.tree.map(np.array, tree)  # what happens to the arrays from now on is not saved
-        metrics = {METRIC: metric if metric is not None else _NO_METRIC, CHECKSUM: checksum(copied)}
-        # forced: the policies would leave a save out while another one is under way
-        self._saving = _ORBAX.submit(self._checkpointer.save, step, copied, force=True, metrics=metrics)
-        if jax.process_count() > 1:  # processes meet while they save, which must not cross what training meets for
+
+        def write() -> None:
+            metrics = {METRIC: metric if metric is not None else _NO_METRIC, CHECKSUM: checksum(copied)}
+            # forced: the policies would leave a save out while another one is under way
+            self._checkpointer.save(step, copied, force=True, metrics=metrics)
+
+        self._saving = _ORBAX.submit(write)
+        if not is_alone():  # processes meet while they save, which must not cross what training meets for
             self.wait()
 
     def drop_after(self, step: int) -> None:

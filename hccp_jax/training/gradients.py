@@ -176,6 +176,24 @@ def cagrad(gradients: Gradients, c: ArrayLike = 0.5, *, rescale: bool = True, it
     return _combine(gradients, combined / (1.0 + c) if rescale else combined)
 
 
+def combined(gradients: Gradients, how: str, key: jax.Array) -> Gradients:
+    """The gradients of a stack in one, at the scale of their sum.
+
+    Args:
+        gradients: leaves [G, ...].
+        how: "pcgrad" or "cagrad".
+        key: of `pcgrad`.
+
+    Raises:
+        ValueError: for another `how`.
+    """
+    if how not in ("pcgrad", "cagrad"):
+        raise ValueError(f"combine={how!r}: expected pcgrad or cagrad")
+    mean = pcgrad(gradients, key) if how == "pcgrad" else cagrad(gradients)
+    groups = len(jax.tree.leaves(gradients)[0])
+    return jax.tree.map(lambda leaf: groups * leaf, mean)
+
+
 def _least_served(products: jax.Array, with_mean: jax.Array, radius: jax.Array, iterations: int) -> jax.Array:
     """The w on the simplex that minimises w . with_mean + radius * sqrt(w' products w): pairwise Frank-Wolfe."""
 

@@ -55,12 +55,12 @@ def is_alone() -> bool:
 
 def same_everywhere(value: np.ndarray) -> np.ndarray:
     """The primary's value, on all processes."""
-    return value if jax.process_count() == 1 else np.asarray(multihost_utils.broadcast_one_to_all(value))
+    return value if is_alone() else np.asarray(multihost_utils.broadcast_one_to_all(value))
 
 
 def wait_for_all(name: str) -> None:
     """Return when all processes have come here."""
-    if jax.process_count() > 1:
+    if not is_alone():
         multihost_utils.sync_global_devices(name)
 
 
@@ -69,7 +69,7 @@ def stop_on_signal() -> Callable[[], bool]:
 
     With several processes JAX's preemption service listens; alone, a handler does, from the main thread.
     """
-    if jax.process_count() > 1:
+    if not is_alone():
         asked = iter(range(1 << 62))
         return lambda: multihost_utils.reached_preemption_sync_point(next(asked))
     heard = []

@@ -18,7 +18,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from hccp_jax.errors import UserError
-from hccp_jax.models.table import ITEMS, USERS
+from hccp_jax.models.table import vocabulary
+from hccp_jax.training.hosts import is_alone
 
 DATA = "data"
 POPULATION = "population"
@@ -35,14 +36,19 @@ class Wrapped:
         run: (states, hypers, streams, batches, catalogue, total_steps) -> (states, metrics); the states may come from
             the host or from an earlier call, and are donated.
         population: what M must divide by.
+        place: (hypers, streams, catalogue, total_steps) -> the same where `run` wants them, so that it does not move
+            them at every call.
         fetch: states -> the same on the host, whole.
         put: batches from the host -> where `run` wants them, so that it moves nothing itself; None where it has to.
+        lower: as `run`, from arrays or shapes -> the lowered program; on a mesh only.
     """
 
     run: Callable[..., Any]
     population: int
+    place: Callable[..., tuple] = lambda *constants: constants
     fetch: Callable[[Any], Any] = lambda states: jax.tree.map(np.asarray, states)
     put: Callable[[Any], Any] | None = None
+    lower: Callable[..., jax.stages.Lowered] | None = None
 
 
 def _split_rows(batches: Any, devices: int) -> Any:
@@ -75,7 +81,8 @@ def wrap(chunk: Callable[..., Any], kind: str, devices: int = 1, population: int
     if model > 1 and (kind != "mesh" or devices % model):
         raise UserError(f"model_devices={model}: expected a divisor of the {devices} devices of a mesh")
     if kind == "single":
-        return Wrapped(jax.jit(partial(chunk, axis=None), donate_argnums=0), 1, put=jax.device_put)
+        compiled = jax.jit(partial(chunk, axis=None), donate_argnums=0)
+        return Wrapped(compiled, 1, lambda *constants: jax.device_put(constants), put=jax.device_put)
     inner = partial(chunk, axis=DATA)
     rows = (None, None, None, 0, None, None)
     if kind == "emulated":
@@ -95,12 +102,13 @@ def _by_pmap(inner: Callable[..., Any], devices: int) -> Wrapped:
     # where pmap leaves the states; from elsewhere the first call would be compiled apart
     everywhere = NamedSharding(jax.sharding.Mesh(used, (DATA,)), P())
 
-    def run(states: Any, hypers: Any, streams: Any, batches: Any, *rest: Any) -> Any:
-        if jax.process_count() == 1:
-            states = jax.device_put(states, everywhere)
-        return placed(states, hypers, streams, _split_rows(batches, here), *rest)
+    def put(tree: Any) -> Any:
+        return jax.device_put(tree, everywhere) if is_alone() else tree
 
-    return Wrapped(run, 1)
+    def run(states: Any, hypers: Any, streams: Any, batches: Any, *rest: Any) -> Any:
+        return placed(put(states), hypers, streams, _split_rows(batches, here), *rest)
+
+    return Wrapped(run, 1, lambda *constants: put(constants))
 
 
 def make_mesh(devices: int, population: int, model: int = 1) -> jax.sharding.Mesh:
@@ -116,12 +124,12 @@ def _on_mesh(chunk: Callable[..., Any], devices: int, population: int, model: in
     heights: dict[str, int] = {}  # rows of the tables without what fills up the shards
 
     def in_shards(path: tuple, _: Any) -> P:
-        return P(POPULATION, MODEL) if model > 1 and _vocabulary(path) else members
+        return P(POPULATION, MODEL) if model > 1 and _of(path) else members
 
     def filled(path: tuple, leaf: Any) -> Any:
         """A table from the host with rows of zeros, so that the shards are alike; nobody reads them."""
-        of = _vocabulary(path)
-        if isinstance(leaf, jax.Array) or model == 1 or of is None:
+        of = _of(path)
+        if isinstance(leaf, jax.Array) or model == 1 or not of:
             return leaf
         heights[of] = leaf.shape[1]
         return np.pad(leaf, [(0, 0), (0, -leaf.shape[1] % model), *[(0, 0)] * (leaf.ndim - 2)])
@@ -130,7 +138,7 @@ def _on_mesh(chunk: Callable[..., Any], devices: int, population: int, model: in
         where = NamedSharding(mesh, spec)
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             return leaf  # an earlier call has placed it
-        if jax.process_count() == 1:
+        if is_alone():
             return jax.device_put(leaf, where)
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(put(jax.random.key_data(leaf), spec))
@@ -141,28 +149,34 @@ def _on_mesh(chunk: Callable[..., Any], devices: int, population: int, model: in
         """The rows of the batch that belong to this process."""
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             return leaf
-        if jax.process_count() == 1:
+        if is_alone():
             return jax.device_put(leaf, NamedSharding(mesh, batch))
         return jax.make_array_from_process_local_data(NamedSharding(mesh, batch), np.asarray(leaf))
 
     compiled: dict[Any, Callable[..., Any]] = {}
 
-    def run(states: Any, hypers: Any, streams: Any, batches: Any, catalogue: Any, total_steps: Any) -> Any:
-        states = jax.tree_util.tree_map_with_path(filled, states)
-        specs = jax.tree_util.tree_map_with_path(in_shards, states)
+    def program(states: Any) -> Any:
         shape = jax.tree.structure(states)
         if shape not in compiled:
+            specs = jax.tree_util.tree_map_with_path(in_shards, states)
             arguments = (specs, members, members, batch, everywhere, everywhere)
             # check_vma stays on: it refuses a forgotten reduction when the step is traced
             sharded = jax.shard_map(inner, mesh=mesh, in_specs=arguments, out_specs=(specs, members), check_vma=True)
             compiled[shape] = jax.jit(sharded, donate_argnums=0)
-        put_all = partial(jax.tree.map, put)
-        return compiled[shape](
-            put_all(states, specs),
-            *(jax.tree.map(partial(put, spec=members), x) for x in (hypers, streams)),
-            jax.tree.map(put_rows, batches),
-            *(jax.tree.map(partial(put, spec=everywhere), x) for x in (catalogue, total_steps)),
-        )
+        return compiled[shape]
+
+    def place(hypers: Any, streams: Any, catalogue: Any, total_steps: Any) -> tuple:
+        placed = ((hypers, members), (streams, members), (catalogue, everywhere), (total_steps, everywhere))
+        return tuple(jax.tree.map(partial(put, spec=spec), tree) for tree, spec in placed)
+
+    def run(states: Any, hypers: Any, streams: Any, batches: Any, catalogue: Any, total_steps: Any) -> Any:
+        states = jax.tree_util.tree_map_with_path(filled, states)
+        states = jax.tree_util.tree_map_with_path(lambda path, leaf: put(leaf, in_shards(path, leaf)), states)
+        hypers, streams, *rest = place(hypers, streams, catalogue, total_steps)
+        return program(states)(states, hypers, streams, jax.tree.map(put_rows, batches), *rest)
+
+    def lower(states: Any, *others: Any) -> jax.stages.Lowered:
+        return program(states).lower(states, *others)
 
     def fetch(states: Any) -> Any:
         """Shards are joined on the host; only those of other processes need a collective."""
@@ -170,15 +184,15 @@ def _on_mesh(chunk: Callable[..., Any], devices: int, population: int, model: in
         def whole(path: tuple, leaf: Any) -> np.ndarray:
             near = leaf.is_fully_addressable or leaf.is_fully_replicated
             found = np.asarray(leaf if near else multihost_utils.process_allgather(leaf, tiled=True))
-            height = heights.get(_vocabulary(path) or "")
+            height = heights.get(_of(path))
             return found if height is None else found[:, :height]
 
         return jax.tree_util.tree_map_with_path(whole, states)
 
-    return Wrapped(run, population, fetch, partial(jax.tree.map, put_rows))
+    return Wrapped(run, population, place, fetch, partial(jax.tree.map, put_rows), lower)
 
 
-def _vocabulary(path: tuple) -> str | None:
+def _of(path: tuple) -> str:
     """Of whom the table is that a leaf of the state belongs to, as its rows or as what the optimizer keeps of them."""
-    names = [str(part.key).rsplit("/", 1)[-1] for part in path if isinstance(part, jax.tree_util.DictKey)]
-    return next((name for name in names if name in (ITEMS, USERS)), None)
+    names = [vocabulary(str(part.key)) for part in path if isinstance(part, jax.tree_util.DictKey)]
+    return next(filter(None, names), "")

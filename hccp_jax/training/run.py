@@ -16,6 +16,7 @@ from hccp_jax.data.requests import RequestBatch
 from hccp_jax.data.source import Source
 from hccp_jax.errors import Diverged, Stopped, UserError
 from hccp_jax.training.checkpoints import Checkpoints, as_tree, to_host, to_state
+from hccp_jax.training.hosts import is_alone
 from hccp_jax.training.logbook import Logbook
 from hccp_jax.training.state import TrainState, stack_numbers
 
@@ -26,8 +27,7 @@ Validate = Callable[[TrainState], np.ndarray]
 
 def own_rows(source: Source) -> Callable[[Sequence[int], int, int], RequestBatch]:
     """The chunks of a source with the rows of each batch that belong to this process."""
-    count = jax.process_count()
-    return source.chunk if count == 1 else partial(source.chunk, part=(jax.process_index(), count))
+    return source.chunk if is_alone() else partial(source.chunk, part=(jax.process_index(), jax.process_count()))
 
 
 def stacked(trees: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -49,6 +49,8 @@ class Run:
         filled = list(members) + [members[-1]] * (self.places - len(members))
         self.hypers = stack_numbers([member.hyper for member in filled])
         self.streams = jnp.array([seeds.index(m.seed) for m in filled], jnp.int32)
+        total = jnp.float32(config.steps)
+        self.constants = self.wrapped.place(self.hypers, self.streams, source.catalogue, total)
         keys = jnp.stack([jax.random.key(seed) for seed in seeds])
         one_request = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), sample)
         self.arguments = (keys, one_request, source.catalogue)
@@ -101,17 +103,17 @@ class Run:
         stop: Callable[[], bool],
     ) -> TrainState:
         """Run the remaining chunks."""
-        config, size, catalogue = self.config, self.config.chunk_steps, self.source.catalogue
-        total = jnp.float32(config.steps)
+        config, size = self.config, self.config.chunk_steps
+        hypers, streams, catalogue, total = self.constants
         started, done = time.monotonic(), 0
         seconds: list[float] = []
-        guarded = self.wrapped.put is not None and jax.process_count() == 1
+        guarded = self.wrapped.put is not None and is_alone()
         with closing(self.batches(first)) as chunks:
             for step, batches in zip(range(first, config.steps, size), chunks, strict=True):
                 begun = time.monotonic()
                 # after the first chunk nothing but the batches, put there ahead, may cross to the device
                 with jax.transfer_guard_host_to_device("disallow" if guarded and step > first else "allow"):
-                    states, metrics = self.wrapped.run(states, self.hypers, self.streams, batches, catalogue, total)
+                    states, metrics = self.wrapped.run(states, hypers, streams, batches, catalogue, total)
                 end = step + size
                 values = {name: np.asarray(leaf)[: len(self.members)] for name, leaf in metrics.items()}
                 seconds.append(time.monotonic() - begun)

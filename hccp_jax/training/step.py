@@ -17,7 +17,7 @@ from hccp_jax.collectives import Axis, joined_gradient, own_copy
 from hccp_jax.data.catalogue import Catalogue
 from hccp_jax.data.requests import RequestBatch
 from hccp_jax.methods.base import Method
-from hccp_jax.training.gradients import cagrad, group_gradients, pcgrad
+from hccp_jax.training.gradients import combined, group_gradients
 from hccp_jax.training.state import Moments, TrainState, optimizer
 from hccp_jax.training.tables import (
     DENSE,
@@ -64,12 +64,9 @@ def train_step(
     """
     if tables.update != "dense":
         return _by_rows(method, tables, state, hyper, batch, total_steps, axis, model)
-    value, terms, gradients = _gradients(method, state, state.parameters, hyper, batch, total_steps, axis)
-    norm = optax.tree.norm(gradients)
-    alive = state.alive & jnp.isfinite(value) & jnp.isfinite(norm)
+    gradients, alive, metrics = _gradients(method, state, state.parameters, hyper, batch, total_steps, axis)
     parameters, moments = _updated(state.parameters, state.moments, gradients, hyper, alive)
-    after = TrainState(state.step + alive, parameters, moments, state.key, alive)
-    return after, {"loss": value, "gradient_norm": norm, **terms}
+    return TrainState(state.step + alive, parameters, moments, state.key, alive), metrics
 
 
 def _by_rows(
@@ -88,15 +85,12 @@ def _by_rows(
     tables, rest = split(state.parameters)
     names, batch = distinct_rows(batch, axis)
     found, small = read(rows, tables, state.moments.tables, names, state.step, rate, model)
-    value, terms, gradients = _gradients(method, state, join(small, rest), hyper, batch, total_steps, axis)
-    norm = optax.tree.norm(gradients)
-    alive = state.alive & jnp.isfinite(value) & jnp.isfinite(norm)
+    gradients, alive, metrics = _gradients(method, state, join(small, rest), hyper, batch, total_steps, axis)
     of_rows, of_rest = split(gradients)
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), ROUNDING)
     tables, by_row = write(rows, tables, state.moments.tables, found, of_rows, state.step + 1, rate, alive, key)
     rest, moments = _updated(rest, state.moments.rest, of_rest, hyper, alive)
-    after = TrainState(state.step + alive, join(tables, rest), Moments(by_row, moments), state.key, alive)
-    return after, {"loss": value, "gradient_norm": norm, **terms}
+    return TrainState(state.step + alive, join(tables, rest), Moments(by_row, moments), state.key, alive), metrics
 
 
 def _updated(parameters: Any, moments: Any, gradients: Any, hyper: Any, alive: jax.Array) -> tuple[Any, Any]:
@@ -114,38 +108,25 @@ def _gradients(
     batch: RequestBatch,
     total_steps: jax.Array,
     axis: Axis,
-) -> tuple[jax.Array, Metrics, Any]:
-    """The loss, its terms and the gradient of the parameters, all over the devices."""
+) -> tuple[Any, jax.Array, Metrics]:
+    """The gradient of the parameters, whether the state is still alive, and the loss with its terms; over the devices.
+
+    A method with several objectives has their gradients combined by gradient surgery.
+    """
     key = jax.random.fold_in(state.key, state.step)
-    progress = state.step.astype(jnp.float32) / total_steps
-
-    def loss(parameters: Any) -> tuple[jax.Array, Metrics]:
-        return method.loss(parameters, hyper, batch, key, progress, axis)
-
-    if method.objectives is None:
-        (value, terms), gradients = jax.value_and_grad(loss, has_aux=True)(own_copy(parameters, axis))
-        return value, terms, joined_gradient(gradients, axis)
-    value, terms = loss(parameters)
-    return value, terms, _combined(method, parameters, hyper, batch, key, progress, axis)
-
-
-def _combined(
-    method: Method, parameters: Any, hyper: Any, batch: RequestBatch, key: jax.Array, progress: jax.Array, axis: Axis
-) -> Any:
-    """The gradients of a method's objectives in one, by gradient surgery, at the scale of their sum."""
-    objectives = method.objectives
-    assert objectives is not None
+    arguments = (hyper, batch, key, state.step.astype(jnp.float32) / total_steps, axis)
     own = own_copy(parameters, axis)
-    stack = group_gradients(lambda p: objectives(p, hyper, batch, key, progress, axis), own)
-    stack = joined_gradient(stack, axis)
-    if method.combine == "pcgrad":
-        mean = pcgrad(stack, jax.random.fold_in(key, 1))
-    elif method.combine == "cagrad":
-        mean = cagrad(stack)
+    objectives = method.objectives
+    if objectives is None:
+        (value, terms), gradients = jax.value_and_grad(method.loss, has_aux=True)(own, *arguments)
+        gradients = joined_gradient(gradients, axis)
     else:
-        raise ValueError(f"combine={method.combine!r}: expected pcgrad or cagrad")
-    groups = len(jax.tree.leaves(stack)[0])
-    return jax.tree.map(lambda leaf: groups * leaf, mean)
+        value, terms = method.loss(parameters, *arguments)
+        stack = joined_gradient(group_gradients(lambda p: objectives(p, *arguments), own), axis)
+        gradients = combined(stack, method.combine, jax.random.fold_in(key, 1))
+    norm = optax.tree.norm(gradients)
+    alive = state.alive & jnp.isfinite(value) & jnp.isfinite(norm)
+    return gradients, alive, {"loss": value, "gradient_norm": norm, **terms}
 
 
 def train_chunk(

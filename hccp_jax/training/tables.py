@@ -20,7 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from hccp_jax.collectives import Axis, first_row, known_everywhere, psum
 from hccp_jax.config import field
 from hccp_jax.data.requests import RequestBatch
-from hccp_jax.models.table import ITEMS, USERS, rows_of
+from hccp_jax.models.table import ITEMS, USERS, rows_of, vocabulary
 from hccp_jax.training.rows import LazyAdam, RowAdagrad, RowOptimizer, rounded
 
 Tables = dict[str, jax.Array]
@@ -72,17 +72,12 @@ class Read(NamedTuple):
     state: Any
 
 
-def is_table(name: str) -> bool:
-    """Whether the last part of a parameter's dotted name says that it is a table."""
-    return name.rsplit("/", 1)[-1] in (ITEMS, USERS)
-
-
 def split(parameters: Any) -> tuple[Tables, Any]:
     """The tables by name, and the other parameters."""
     if not isinstance(parameters, Mapping):
         return {}, parameters
     flat = flatten_dict(parameters, sep="/")
-    tables = {name: leaf for name, leaf in flat.items() if is_table(name)}
+    tables = {name: leaf for name, leaf in flat.items() if vocabulary(name)}
     return tables, unflatten_dict({name: leaf for name, leaf in flat.items() if name not in tables}, sep="/")
 
 
@@ -161,7 +156,7 @@ def read(
     """
     found, small = {}, {}
     for name, table in tables.items():
-        wanted = rows[name.rsplit("/", 1)[-1]]
+        wanted = rows[vocabulary(name)]
         place = wanted - first_row(len(table), model)
         mine = (place >= 0) & (place < len(table))
         place = jnp.where(mine, place, len(table))

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import ROOT
 from test_engines import planned
-from test_launch import ROOT
 
 from experiments import hccp_ladder, systems
 from experiments.engines.printed import print_jobs

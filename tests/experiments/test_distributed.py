@@ -1,23 +1,16 @@
 """The command on several hosts: two processes of this machine, tables sharded over both."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from processes import begin, free_port
 
-ROOT = Path(__file__).parent.parent.parent
 TINY = ("--smoke", "--rows=base,hccp", "--seeds=1", "--train.tables.update=lazy")
 SECONDS = 300
 
 
-def launch(out, *flags):
-    words = [sys.executable, "launch.py", *TINY, f"--out={out}", *flags]
-    settled = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen(words, cwd=ROOT, env=settled, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def tiny(out, *flags):
+    return begin(*TINY, f"--out={out}", *flags, XLA_FLAGS="", JAX_PLATFORMS="cpu")
 
 
 def ended(process):
@@ -32,13 +25,10 @@ def metrics(out):
 
 @pytest.mark.slow
 def test_two_hosts_with_sharded_tables_make_the_table_of_one(tmp_path):
-    code, _, errors = ended(launch(tmp_path / "one"))
+    code, _, errors = ended(tiny(tmp_path / "one"))
     assert code == 0, errors
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    where = (f"--coordinator=127.0.0.1:{port}", "--host_count=2", "--model_devices=2")
-    both = [launch(tmp_path / "two", *where, f"--host_index={index}") for index in range(2)]
+    where = (f"--coordinator=127.0.0.1:{free_port()}", "--host_count=2", "--model_devices=2")
+    both = [tiny(tmp_path / "two", *where, f"--host_index={index}") for index in range(2)]
     (code, out, errors), (other, silent, _) = map(ended, both)
     assert (code, other) == (0, 0), errors
     assert "2 x cpu of 2 hosts" in out
@@ -64,6 +54,6 @@ REFUSED = [
     ("flags", "line"), [REFUSED[0], *(pytest.param(*x, marks=pytest.mark.slow) for x in REFUSED[1:])]
 )
 def test_flags_that_do_not_go_together_are_refused_in_a_line(tmp_path, flags, line):
-    code, _, errors = ended(launch(tmp_path / "out", *flags))
+    code, _, errors = ended(tiny(tmp_path / "out", *flags))
     assert (code, errors.count("\n")) == (2, 1), errors
     assert line in errors

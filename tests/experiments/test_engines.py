@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_launch import ROOT, TINY, launch, one_line
+from processes import ROOT, begin, launch
+from test_launch import TINY, one_line
 
 from experiments import plan as plans
 from experiments.engines import choice, leash, local, workers
@@ -206,7 +207,7 @@ def test_what_is_finished_is_not_started(tmp_path):
 LAUNCHER = """
 import sys
 from pathlib import Path
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests/experiments"]
+sys.path[:0] = [sys.argv[1] + part for part in ("", "/tests", "/tests/experiments")]
 from test_engines import fake, run_local
 out, how = Path(sys.argv[2]), sys.argv[3]
 run_local(out, *(fake(out, name, how, 3) for name in "abcd"))
@@ -321,16 +322,12 @@ def test_a_killed_worker_and_a_killed_launcher_change_nothing(undisturbed, tmp_p
     plain = tmp_path / "plain"
     assert launch(*TINY, f"--out={plain}", "--train.checkpoint_every=10").returncode == 0
 
-    first = subprocess.Popen(
-        [sys.executable, str(ROOT / "launch.py"), *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    until(lambda: len(workers_of(out)) == 2 and bool(list(out.glob("trials/*/checkpoints"))), 300)
-    os.kill(workers_of(out)[0], signal.SIGKILL)
-    assert first.stdout is not None
-    assert any("starting it again" in line for line in first.stdout)
-    first.kill()
-    first.wait()
-    first.stdout.close()
+    with begin(*arguments) as first:
+        until(lambda: len(workers_of(out)) == 2 and bool(list(out.glob("trials/*/checkpoints"))), 300)
+        os.kill(workers_of(out)[0], signal.SIGKILL)
+        assert first.stdout is not None
+        assert any("starting it again" in line for line in first.stdout)
+        first.kill()
     until(lambda: not workers_of(out))
     done = launch(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -341,8 +338,7 @@ def test_a_killed_worker_and_a_killed_launcher_change_nothing(undisturbed, tmp_p
 def test_a_table_is_made_of_what_finished(tmp_path):
     out = tmp_path / "run"
     arguments = [*TINY, f"--out={out}", "--processes=2", "--retries=0"]
-    command = [sys.executable, str(ROOT / "launch.py"), *arguments]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with begin(*arguments) as process:
         until(lambda: len(workers_of(out)) == 2)
         os.kill(workers_of(out)[1], signal.SIGKILL)
         _, errors = process.communicate(timeout=300)
@@ -357,9 +353,7 @@ def test_a_table_is_made_of_what_finished(tmp_path):
 def test_a_lost_worker_of_ray_changes_nothing(undisturbed, tmp_path):
     pytest.importorskip("ray", reason="needs Ray: pip install 'hccp_jax[ray]'")
     out = tmp_path / "run"
-    command = [sys.executable, str(ROOT / "launch.py"), *TINY, f"--out={out}", "--engine=ray", "--processes=2"]
-
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with begin(*TINY, f"--out={out}", "--engine=ray", "--processes=2") as process:
         until(lambda: len(workers_of(out)) == 2 and bool(list(out.glob("trials/*/checkpoints"))), 300)
         parent = Path(f"/proc/{workers_of(out)[0]}/stat").read_text().rpartition(")")[2].split()[1]
         os.kill(int(parent), signal.SIGKILL)  # the process of Ray, whose child is the trial's

@@ -1,18 +1,14 @@
 """The command line: what a user can get wrong, and what a run leaves behind."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from processes import ROOT, begin, launch
 
 from launch import main as launch_main
 
-ROOT = Path(__file__).parent.parent.parent
 TINY = [
     "--smoke",
     "--seeds=2",
@@ -24,11 +20,6 @@ TINY = [
     "--evaluate.cutoffs=10,100",
     f"--cache_dir={ROOT / '.jax_cache'}",
 ]
-
-
-def launch(*arguments: str, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "launch.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600, check=False, **options)
 
 
 def one_line(code: int, errors: str) -> str:
@@ -159,20 +150,13 @@ def test_a_killed_run_goes_on_to_the_same_numbers(finished, tmp_path):
     arguments = [*TINY, f"--out={out}", "--train.checkpoint_every=10"]
     straight = tmp_path / "straight"
     assert launch(*TINY, f"--out={straight}", "--train.checkpoint_every=10").returncode == 0
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "launch.py"), *arguments],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 300
-    while process.poll() is None and time.monotonic() < deadline:
-        if list(out.glob("trials/*/checkpoints/10/*")):
-            break
-        time.sleep(0.02)
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with begin(*arguments) as process:
+        deadline = time.monotonic() + 300
+        while process.poll() is None and time.monotonic() < deadline:
+            if list(out.glob("trials/*/checkpoints/10/*")):
+                break
+            time.sleep(0.02)
+        process.kill()
     assert launch(*arguments).returncode == 0
     assert (out / "results.jsonl").read_bytes() == (straight / "results.jsonl").read_bytes()
     logs = sorted(path.relative_to(out) for path in out.glob("trials/*/metrics.jsonl"))

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from test_launch import ROOT
+from processes import ROOT
 
 from experiments.locks import alone, run_each_once
 

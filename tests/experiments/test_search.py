@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import launch
 from test_engines import EXPERIMENT, planned
-from test_launch import TINY, launch, one_line
+from test_launch import TINY, one_line
 
 from experiments.engines.jobs import Failure
 from experiments.flags import launcher_flags, parse, settings_flags

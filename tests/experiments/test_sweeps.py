@@ -3,13 +3,11 @@
 import dataclasses
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import launch
 from scipy import stats
 from test_launch import one_line
 
@@ -212,24 +210,18 @@ def test_many_values_are_pictured_as_points(tmp_path):
     assert "and 10 more in results.jsonl" in to_markdown(EXPERIMENT, [answer], "x")
 
 
-def launched(*arguments):
-    """The finished command of a tiny sweep."""
-    words = [sys.executable, "launch.py", "--smoke", *arguments]
-    return subprocess.run(words, cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True, text=True)
-
-
 @pytest.mark.slow
 def test_a_sweep_is_run_answered_and_found_again(tmp_path):
     sweep = "--sweep=hyper.margin=0,0.9 x hyper.learning_rate=1e-3,9e-3"
     arguments = ["--seeds=2", "--rows=hccp", sweep, f"--out={tmp_path / 'run'}"]
-    first = launched(*arguments)
+    first = launch("--smoke", *arguments)
     assert first.returncode == 0, first.stderr
     text = (tmp_path / "run" / "sweep.md").read_text()
     lines = [json.loads(line) for line in (tmp_path / "run" / "results.jsonl").read_text().splitlines()]
     assert len([line for line in lines if line["row"].startswith("hccp-")]) == 8
     assert "| hyper.learning_rate | 1e-3 -> 9e-3 |" in text
     assert "Best settings" in (tmp_path / "run" / "report.html").read_text()
-    again = launched(*arguments)
+    again = launch("--smoke", *arguments)
     assert again.returncode == 0, again.stderr
     assert "12 of 12 trials are finished" in again.stdout
     assert (tmp_path / "run" / "sweep.md").read_text() == text
@@ -240,7 +232,7 @@ def test_a_sweep_is_run_answered_and_found_again(tmp_path):
 def test_a_setting_that_diverges_is_named_and_the_others_are_answered(tmp_path, processes):
     """In one population, and in workers, which are not started again for it."""
     arguments = ["--seeds=1", "--rows=base,hccp", f"--processes={processes}", f"--out={tmp_path}"]
-    done = launched(*arguments, "--sweep=hyper.learning_rate=3e-3,1e30")
+    done = launch("--smoke", *arguments, "--sweep=hyper.learning_rate=3e-3,1e30")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: 2 of 8 trials are missing: ")

@@ -7,7 +7,8 @@ import sys
 import jax
 import pytest
 from drawn_batch import draw_batch
-from test_launch import ROOT, launch, one_line
+from processes import ROOT, launch
+from test_launch import one_line
 
 from experiments import systems, systems_kuairand
 from experiments.figures import colour

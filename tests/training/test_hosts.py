@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,18 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import free_port
 
 from hccp_jax.errors import UserError
 from hccp_jax.training import hosts
 
 HERE = Path(__file__).parent
 SECONDS = 150  # of one run, under load
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 def start(directory, *flags, environment=()):

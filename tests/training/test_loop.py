@@ -19,9 +19,11 @@ from toy import CONFIG, Hyper, Toy, members, run
 
 from hccp_jax.errors import Stopped, UserError
 from hccp_jax.methods.hccp import HyperConfig
+from hccp_jax.training import program
 from hccp_jax.training.checkpoints import Checkpoints, to_host
 from hccp_jax.training.config import Member, TrainConfig
 from hccp_jax.training.loop import train
+from hccp_jax.training.parallel import wrap
 from hccp_jax.training.program import Placement
 from hccp_jax.training.state import initial_state
 
@@ -514,11 +516,14 @@ def test_members_that_train_together_are_what_they_are_one_after_the_other(tmp_p
 
 
 def test_nothing_crosses_to_the_device_in_the_steady_loop(tmp_path, monkeypatch):
-    """A catalogue on the host would be moved with every chunk."""
+    """A catalogue from the host is placed once; one that stayed there would be moved with every chunk."""
     source = dataclasses.replace(Toy().source, catalogue={"scale": np.ones((), np.float32)})
     monkeypatch.setattr(Toy, "source", source)
+    run(Toy(), members(tmp_path / "placed", PAIR[0]))
+    unplaced = lambda *given: dataclasses.replace(wrap(*given), place=lambda *constants: constants)  # noqa: E731
+    monkeypatch.setattr(program, "wrap", unplaced)
     with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        run(Toy(), members(tmp_path, PAIR[0]))
+        run(Toy(), members(tmp_path / "not", PAIR[0]))
 
 
 def test_bad_placements_are_the_users_mistake(tmp_path):
