@@ -101,7 +101,8 @@ def test_shift_law(case):
     shifted = value_and_grad(case, scores + 8, aux, mask)  # A power of two costs the scores few digits.
     np.testing.assert_allclose(value, shifted[0], rtol=2e-6)
     np.testing.assert_allclose(grad, shifted[1], rtol=1e-5, atol=5e-6)
-    np.testing.assert_allclose(jnp.sum(grad, axis=-1), 0, atol=1e-6)
+    rounding = 1e-6 * np.maximum(np.abs(grad).sum(axis=-1), 1.0)
+    assert (np.abs(grad.sum(axis=-1)) <= rounding).all()
 
 
 @every
