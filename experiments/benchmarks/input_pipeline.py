@@ -20,9 +20,10 @@ from experiments.quickstart import EXPERIMENT, SMOKE
 from hccp_jax import config
 from hccp_jax.cascade.logs import open_world
 from hccp_jax.cascade.source import fresh_source
-from hccp_jax.data import store
 from hccp_jax.data.requests import RequestBatch
 from hccp_jax.data.source import Source, log_chunk
+from hccp_jax.data.store import open_store
+from hccp_jax.data.store_writer import write_log
 from hccp_jax.methods.hccp import Layout, hccp
 from hccp_jax.training.config import Member
 from hccp_jax.training.loop import train
@@ -43,8 +44,8 @@ def from_disk(rounds: int) -> list[Outcome]:
     program = Program(method, fresh.featurise, Placement(), length.tables)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        store.write(folder / "log", DRAWN * COPIES, _parts(fresh))
-        log = store.open_store(folder / "log")
+        write_log(folder / "log", DRAWN * COPIES, _parts(fresh))
+        log = open_store(folder / "log")["log"].requests()
         sources = {"ours": _source(fresh, log_chunk(log, BATCH)), "one chunk in memory": _constant(fresh, log)}
 
         def seconds(source: Source, number: int) -> float:

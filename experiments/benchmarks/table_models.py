@@ -112,7 +112,8 @@ class Experts(PairModel):
     def pair_logits(self, users: jax.Array, items: jax.Array, cross: jax.Array | None) -> jax.Array:
         """[U, T, K] logits."""
         joined = jnp.concatenate([jnp.broadcast_to(users[:, None], items.shape), items], axis=-1)
-        return jnp.einsum("ukth,th->utk", self.mixture(joined), self.output)
+        mixed = self.mixture(joined.reshape(-1, joined.shape[-1]))
+        return jnp.einsum("nth,th->nt", mixed, self.output).reshape(*joined.shape[:2], -1).swapaxes(1, 2)
 
 
 def _tables(shape: Shape) -> tuple[Table, Table]:

@@ -12,10 +12,11 @@ from jax.sharding import PartitionSpec as P
 
 from hccp_jax.cascade import logs
 from hccp_jax.cascade.world import World, WorldConfig
-from hccp_jax.data import store
 from hccp_jax.data.catalogue import Catalogue, attach, with_frequency
 from hccp_jax.data.requests import RequestBatch, Stage
 from hccp_jax.data.source import Source, log_source
+from hccp_jax.data.store import open_store
+from hccp_jax.data.store_writer import write_log
 
 
 def featurise(batch: RequestBatch, catalogue: Catalogue) -> RequestBatch:
@@ -120,9 +121,8 @@ def logged_source(size: int, requests: int, fresh: Source, directory: Path | Non
     steps = range(-(-requests // size))
     parts = (jax.tree.map(lambda leaf: leaf[0, 0], fresh.chunk([0], step, 1)) for step in steps)
     if directory is not None:
-        if not directory.exists():
-            store.write(directory, requests, parts)
-        log = store.open_store(directory)
+        write_log(directory, requests, parts)
+        log = open_store(directory)["log"].requests()
     else:
         log = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:requests], *parts)
     return log_source(fresh.spec, fresh.catalogue, fresh.featurise, log, size, fresh.frequency)

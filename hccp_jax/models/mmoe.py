@@ -22,10 +22,11 @@ class MixtureOfExperts(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[U, D] -> [U, tasks, hidden]."""
-        shared = nn.relu(nn.Dense(self.experts * self.hidden, dtype=self.dtype, name="experts")(x))
-        shared = shared.reshape(*x.shape[:-1], self.experts, self.hidden)
-        gates = nn.Dense(self.tasks * self.experts, dtype=self.dtype, name="gates")(x).astype(jnp.float32)
-        gates = nn.softmax(gates.reshape(*x.shape[:-1], self.tasks, self.experts), axis=-1)
-        mixed = jnp.einsum("...te,...eh->...th", gates, shared, preferred_element_type=jnp.float32)
-        return mixed.astype(self.dtype)
+        """[..., D] -> [..., tasks, hidden]."""
+        flat = x.reshape(-1, x.shape[-1])  # from two leading axes XLA makes transposes, which take as long as all else
+        shared = nn.relu(nn.Dense(self.experts * self.hidden, dtype=self.dtype, name="experts")(flat))
+        shared = shared.reshape(-1, self.experts, self.hidden)
+        gates = nn.Dense(self.tasks * self.experts, dtype=self.dtype, name="gates")(flat).astype(jnp.float32)
+        gates = nn.softmax(gates.reshape(-1, self.tasks, self.experts), axis=-1)
+        mixed = jnp.einsum("ute,ueh->uth", gates, shared, preferred_element_type=jnp.float32)
+        return mixed.astype(self.dtype).reshape(*x.shape[:-1], self.tasks, self.hidden)
