@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
+from hccp_jax.data.fields import codes, side_by_side
 from hccp_jax.data.kuairand import TABS, USER_FIELDS, Exposures, Periods, Tables
 from hccp_jax.data.requests import RequestBatch
 
@@ -28,31 +29,12 @@ _TAB, _HOUR, _STATIC = 1, 1 + TABS, 1 + TABS + 24  # first ids of the fields of 
 _DURATION_SECONDS = (7, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300)
 
 
-def _codes(column: pl.Series, *, keep: int = 64, at_least: int = 1) -> tuple[np.ndarray, int]:
-    """Codes [n] int32 of a text column and their number: 0 missing, 1 rare, then values by falling frequency."""
-    text = column.cast(pl.String)
-    text = text.set(text.str.strip_chars() == "", None)
-    counts = text.drop_nulls().value_counts(name="count").sort(["count", column.name], descending=[True, False])
-    kept = counts.filter(pl.col("count") >= at_least).head(keep)[column.name]
-    codes = text.replace_strict(kept, np.arange(2, 2 + len(kept)), default=1, return_dtype=pl.Int32)
-    return codes.set(text.is_null(), 0).to_numpy(), 2 + len(kept)
-
-
-def _table(columns: list[tuple[np.ndarray, int]], first: int) -> tuple[np.ndarray, int]:
-    """Fields side by side in one vocabulary that begins at `first`: [1 + n, C] int32 (row 0 padding) and its end."""
-    parts = []
-    for codes, size in columns:
-        parts.append(np.pad(codes + first, (1, 0)))
-        first += size
-    return np.stack(parts, axis=1).astype(np.int32), first
-
-
 def encode_users(users: pl.DataFrame) -> tuple[np.ndarray, int]:
     """Static user fields, the 64 most frequent values of each: [users, C] int32, and the vocabulary size.
 
     The vocabulary begins with the request's own fields, tab and hour: see `request_categories`.
     """
-    return _table([_codes(users[name]) for name in USER_FIELDS], _STATIC)
+    return side_by_side([codes(users[name]) for name in USER_FIELDS], _STATIC)
 
 
 def activity_groups(users: pl.DataFrame) -> Any:
@@ -75,10 +57,10 @@ def encode_items(videos: pl.DataFrame, first_day: int) -> tuple[dict[str, np.nda
     """
     seconds = videos["video_duration"].to_numpy() / 1000.0
     bucket = np.where(np.isnan(seconds), 0, 1 + np.searchsorted(_DURATION_SECONDS, seconds)).astype(np.int32)
-    tags = _codes(videos["tag"].str.split(",").list.first(), keep=254, at_least=5)
-    columns = [tags, _codes(videos["author_id"], keep=1022, at_least=3)]
-    columns += [_codes(videos[name]) for name in ("video_type", "upload_type", "music_type")]
-    categorical, size = _table([*columns, (bucket, 2 + len(_DURATION_SECONDS))], 1)
+    tags = codes(videos["tag"].str.split(",").list.first(), keep=254, at_least=5)
+    columns = [tags, codes(videos["author_id"], keep=1022, at_least=3)]
+    columns += [codes(videos[name]) for name in ("video_type", "upload_type", "music_type")]
+    categorical, size = side_by_side([*columns, (bucket, 2 + len(_DURATION_SECONDS))], 1)
     age = np.clip(first_day - videos["upload_dt"].cast(pl.Int32).to_numpy(), 0, 60) / 30.0
     log_seconds = np.where(np.isnan(seconds), 0.0, np.log(np.fmax(seconds, 1.0)) - 3.5)
     dense = np.pad(np.stack([log_seconds, age], axis=1), ((1, 0), (0, 0))).astype(np.float32)

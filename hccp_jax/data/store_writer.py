@@ -18,10 +18,14 @@ import numpy as np
 
 from hccp_jax.data import arrow
 from hccp_jax.data.requests import RequestBatch
-from hccp_jax.data.store import FORMAT, MANIFEST, Store, checksum, columns_of, open_store
+from hccp_jax.data.store import FORMAT, MANIFEST, Store, Table, checksum, columns_of, open_store
 from hccp_jax.errors import UserError
 
 JOURNAL, WORK = "journal.json", "work"
+
+
+class WriteError(UserError):
+    """The disk does not take it; what is written stays, for a command that goes on."""
 
 
 class StoreWriter(AbstractContextManager):
@@ -131,19 +135,26 @@ class StoreWriter(AbstractContextManager):
         """Write a log that is in memory, with more columns beside a batch's own."""
         self.table(name, {**columns_of(batch), **(more or {})})
 
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables so far."""
+        return list(self._names)
+
+    def opened(self, table: str) -> Table:
+        """A table as far as it is written."""
+        shards = [self.journal["shards"][table][name] for name in self._names[table]]
+        return Table(self.partial, self.journal["columns"][table], shards)
+
     def finish(self, facts: Mapping[str, Any]) -> Store:
         """Write the manifest and let the store appear.
 
         Args:
-            facts: what is known of the data; see `data.describe`.
+            facts: what is known of the data; see `data.convert`.
         """
+        found = {name: self.opened(name) for name in self.tables}
         tables = {
-            table: {
-                "rows": sum(self.journal["shards"][table][name]["rows"] for name in names),
-                "columns": self.journal["columns"][table],
-                "shards": [self.journal["shards"][table][name] for name in names],
-            }
-            for table, names in self._names.items()
+            name: {"rows": len(table), "columns": table.columns, "shards": table.shards}
+            for name, table in found.items()
         }
         manifest = {"format": FORMAT, "identity": self.identity, "facts": facts, "tables": tables}
         try:
@@ -170,8 +181,8 @@ class StoreWriter(AbstractContextManager):
         except OSError as error:
             raise self._cannot(error) from None
 
-    def _cannot(self, error: OSError) -> UserError:
-        return UserError(f"store={self.directory}: cannot be written ({error.strerror})")
+    def _cannot(self, error: OSError) -> WriteError:
+        return WriteError(f"store={self.directory}: cannot be written ({error.strerror})")
 
 
 def _cut(columns: Mapping[str, np.ndarray], rows: slice) -> dict[str, np.ndarray]:

@@ -41,10 +41,9 @@ _A, _B = _tails()
 
 
 class AdamRows(NamedTuple):
-    """Moments [V, w] float32 and the step [V] int32 up to which they count."""
+    """Both moments [V, 2, w] float32, side by side as they are read together, and the step [V] int32 they count to."""
 
-    first: jax.Array
-    second: jax.Array
+    moments: jax.Array
     last: jax.Array
 
 
@@ -74,37 +73,32 @@ class LazyAdam:
 
     def start(self, table: jax.Array) -> AdamRows:
         """Zero moments."""
-        zeros = jnp.zeros(table.shape, jnp.float32)
-        return AdamRows(zeros, jnp.zeros_like(zeros), jnp.zeros(len(table), jnp.int32))
+        rows, width = table.shape
+        return AdamRows(jnp.zeros((rows, 2, width), jnp.float32), jnp.zeros(rows, jnp.int32))
 
     def catch_up(
         self, rows: jax.Array, state: AdamRows, step: jax.Array, rate: jax.Array
     ) -> tuple[jax.Array, AdamRows]:
         """See the module."""
+        first, second = state.moments[:, 0], state.moments[:, 1]
         missed = (step - state.last).astype(jnp.float32)
         decay, root = B1**missed, (B1 / np.sqrt(B2)) ** missed
         a = _at(_A, state.last) - decay * _at(_A, step)
         b = _at(_B, state.last) - root * _at(_B, step)
         ratio = b / jnp.where(missed > 0, a, 1.0)
-        moved = state.first * b[:, None] / (jnp.sqrt(state.second) + (EPSILON * ratio)[:, None])
-        moved = jnp.where((missed > 0)[:, None] & (state.first != 0), moved, 0.0)
-        kept = AdamRows(
-            state.first * decay[:, None],
-            state.second * (B2**missed)[:, None],
-            jnp.broadcast_to(step, state.last.shape).astype(jnp.int32),
-        )
-        return rows - rate * moved, kept
+        moved = first * b[:, None] / (jnp.sqrt(second) + (EPSILON * ratio)[:, None])
+        moved = jnp.where((missed > 0)[:, None] & (first != 0), moved, 0.0)
+        return rows - rate * moved, _adam(first * decay[:, None], second * (B2**missed)[:, None], step)
 
     def update(
         self, rows: jax.Array, state: AdamRows, gradients: jax.Array, step: jax.Array, rate: jax.Array
     ) -> tuple[jax.Array, AdamRows]:
         """One step of Adam."""
-        first = B1 * state.first + (1 - B1) * gradients
-        second = B2 * state.second + (1 - B2) * jnp.square(gradients)
+        first = B1 * state.moments[:, 0] + (1 - B1) * gradients
+        second = B2 * state.moments[:, 1] + (1 - B2) * jnp.square(gradients)
         count = step.astype(jnp.float32)
         mean, square = first / (1 - B1**count), second / (1 - B2**count)
-        last = jnp.broadcast_to(step, state.last.shape).astype(jnp.int32)
-        return rows - rate * mean / (jnp.sqrt(square) + EPSILON), AdamRows(first, second, last)
+        return rows - rate * mean / (jnp.sqrt(square) + EPSILON), _adam(first, second, step)
 
 
 class RowAdagrad:
@@ -134,6 +128,11 @@ class RowAdagrad:
         square = state.square + jnp.mean(jnp.square(gradients), axis=-1)
         # a row without any gradient may have an accumulator of 0
         return rows - rate * gradients * jax.lax.rsqrt(jnp.maximum(square, 1e-30))[:, None], AdagradRows(square)
+
+
+def _adam(first: jax.Array, second: jax.Array, step: jax.Array) -> AdamRows:
+    """Moments [n, w] that count to one step."""
+    return AdamRows(jnp.stack([first, second], axis=1), jnp.broadcast_to(step, len(first)).astype(jnp.int32))
 
 
 def _at(table: np.ndarray, step: jax.Array) -> jax.Array:

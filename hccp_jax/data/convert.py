@@ -1,0 +1,120 @@
+"""From the files of a public data set, exactly as published, to a store that training reads.
+
+    python -m hccp_jax.data.convert --source=kuairand --input=DIR --output=STORE
+    python -m hccp_jax.data.convert --source=kuairand --help              the settings of its protocol
+
+A conversion that is stopped goes on where it was with the same command. Input that is not as published is refused in
+one line that names file, row and column, and leaves nothing. Exit codes: 0 done; 2 a mistake in the command or the
+data; 130 stopped.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hccp_jax import __version__, config
+from hccp_jax.data import describe, guards
+from hccp_jax.data.sources.registry import SOURCES, source
+from hccp_jax.data.store import Store
+from hccp_jax.data.store_writer import StoreWriter, WriteError
+from hccp_jax.errors import UserError
+
+Say = Callable[[str], None]
+
+
+def convert(name: str, folder: Path, output: Path, changes: dict[str, Any], say: Say = print) -> Store:
+    """Convert a data set, check it and describe it.
+
+    Args:
+        name: of the source.
+        folder: with the published files.
+        output: the store; nothing may be there.
+        changes: dotted name -> value, of the source's protocol.
+        say: shows a line of progress.
+
+    Raises:
+        UserError: one line, if anything is not as it should be; what is stopped otherwise can go on.
+    """
+    dataset = source(name)
+    protocol = config.override(dataset.config(), changes)
+    if not folder.is_dir():
+        raise UserError(f"input={folder}: expected the folder with the files of {dataset.title}")
+    files = {
+        path.relative_to(folder).as_posix(): [path.stat().st_size, path.stat().st_mtime_ns]
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    told = config.to_json(protocol)
+    identity = {"source": name, "version": __version__, "protocol": told, "files": files}
+    with StoreWriter(output, identity) as writer:
+        if writer.resumed:
+            say(f"going on: {writer.resumed} shards are written")
+        try:
+            facts = dataset.convert(folder, protocol, writer, say)
+            parts = {part: writer.opened(part) for part in guards.PARTS if part in writer.tables}
+            known = guards.check(parts, facts.vocabulary, facts.timed) if facts.spec is not None else []
+            counted = [line for part, table in parts.items() for line in describe.measured(part, table, facts.zone)]
+        except WriteError:
+            raise
+        except UserError:
+            writer.discard()
+            raise
+        options = [f"--{key}={value}" for key, value in changes.items()]
+        command = ["python -m hccp_jax.data.convert", f"--source={name}", f"--input={folder}", f"--output={output}"]
+        return writer.finish(
+            {
+                **{key: value for key, value in vars(facts).items() if key not in ("spec", "lines")},
+                "source": name,
+                "title": dataset.title,
+                "licence": dataset.licence,
+                "spec": None if facts.spec is None else dataclasses.asdict(facts.spec),
+                "lines": [*counted, *known, *facts.lines],
+                "protocol": told,
+                "command": " ".join([*command, *options]),
+            }
+        )
+
+
+def _help(name: str) -> str:
+    if not name:
+        return f"{__doc__}\n--source: {', '.join(SOURCES)}"
+    dataset = source(name)
+    lines = [f"{dataset.title}. {dataset.papers}", f"files: {', '.join(file.name for file in dataset.files)}", ""]
+    for key, hint, item in config.leaves(dataset.config):
+        word = getattr(hint, "__name__", str(hint))
+        lines.append(f"  --{key}: {item.metadata.get('help', '')} ({word}) [{item.default}]")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command; the exit code."""
+    given: dict[str, str] = {}
+    try:
+        for word in arguments:
+            key, equals, value = word.removeprefix("--").partition("=")
+            if not word.startswith("--") or not (equals or key == "help"):
+                raise UserError(f"{word}: expected --name=value")
+            given[key] = value
+        if "help" in given:
+            print(_help(given.get("source", "")))
+            return 0
+        for key in ("source", "input", "output"):
+            if not given.get(key):
+                raise UserError(f"{key}='': expected --source=NAME --input=DIR --output=STORE")
+        name, folder, output = (given.pop(key) for key in ("source", "input", "output"))
+        store = convert(name, Path(folder), Path(output), given, lambda line: print(line, flush=True))
+        print(describe.text(store.manifest))
+        print(f"store: {output}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
