@@ -1,13 +1,16 @@
 """Base, HCCP and the rows between on the real logs of KuaiRand-Pure, in two views.
 
     python launch.py --experiment=kuairand --data_dir=DIR [--test_from=YYYYMMDD]
+    python -m hccp_jax.data.convert --source=kuairand --input=DIR --output=STORE
+    python launch.py --experiment=kuairand --store=STORE
 
-DIR holds the published files under their own names, gzipped or not. Exposures, clicks and long views are real; the
-unexposed stages of the training lists come from a cascade over the real catalogue that uses the past only, and are
-simulated. Exposed lists: AUC, AUC by user, log-loss. Whole catalogue without the videos a user has seen: recall, hit
-rate and NDCG, each task ranked by its own head. Reachable figures: click AUC about .75; all neural models lie within
-.003 of each other there. A row keeps the step that is best on the validation day, by the sum of click AUC and
-whole-catalogue long-view recall, so that neither view is favoured.
+DIR holds the published files under their own names, gzipped or not; a store is made from them once. Exposures, clicks
+and long views are real; the unexposed stages of the training lists come from a cascade over the real catalogue that
+uses the past only, and are simulated. Exposed lists: AUC, AUC by user, log-loss; where the log of videos shown at
+random is there, AUC on those of the test days as well, which no ranker chose. Whole catalogue without the videos a user
+has seen: recall, hit rate and NDCG, each task ranked by its own head. Reachable figures: click AUC about .75; all
+neural models lie within .003 of each other there. A row keeps the step that is best on the validation day, by the sum
+of click AUC and whole-catalogue long-view recall, so that neither view is favoured.
 """
 
 from dataclasses import dataclass, replace
@@ -30,6 +33,8 @@ from hccp_jax.data.kuairand_dataset import KuaiRand, load, with_items
 from hccp_jax.data.kuairand_features import cross_features
 from hccp_jax.data.requests import RequestBatch
 from hccp_jax.data.source import log_source
+from hccp_jax.data.sources.kuairand import stored
+from hccp_jax.data.store import open_store
 from hccp_jax.data.vocabulary import hashed
 from hccp_jax.errors import UserError
 from hccp_jax.evaluation.exposed_lists import ExposedLists
@@ -53,6 +58,7 @@ class KuaiRandRun(KuaiRandConfig):
     """What all experiments on KuaiRand share."""
 
     data_dir: str = field("", "directory with the KuaiRand-Pure files, gzipped or not")
+    store: str = field("", "the store that hccp_jax.data.convert made of them, instead")
     cutoffs: tuple[int, ...] = field((20, 100, 500), "K of the whole-catalogue view", at_least=1)
     train: TrainConfig = TrainConfig()
 
@@ -78,11 +84,23 @@ def run(context: Context) -> None:
         _run_group(context, trials)
 
 
+def prepared(settings: KuaiRandRun) -> KuaiRand:
+    """The data that the settings name.
+
+    Raises:
+        UserError: if they name none or both, or it cannot be read.
+    """
+    if bool(settings.data_dir) == bool(settings.store):
+        given = f"data_dir={settings.data_dir!r}, store={settings.store!r}"
+        raise UserError(f"{given}: expected the directory with the KuaiRand-Pure files, or a store of them")
+    if settings.store:
+        return stored(open_store(Path(settings.store)), settings)
+    return load(Path(settings.data_dir), settings)
+
+
 def _run_group(context: Context, trials: list[Trial]) -> None:
     settings: KuaiRandSettings = trials[0].settings
-    if not settings.data_dir:
-        raise UserError("data_dir='': expected the directory with the KuaiRand-Pure files")
-    data = load(Path(settings.data_dir), settings)
+    data = prepared(settings)
     context.say(data.describe())
     catalogue = with_frequency(jax.tree.map(jnp.asarray, data.catalogue), data.item_exposures)
     tables = settings.train.tables
@@ -159,6 +177,10 @@ def _train(
     )
     context.failed.extend(trained.failed.values())
     exposed = lists.population(method, trained.states.parameters)
+    if data.random is not None:
+        drawn = ExposedLists(data.random, catalogue, featurise).population(method, trained.states.parameters)
+        unbiased = [{f"random/{name}": value for name, value in found.items()} for found in drawn]
+        exposed = [one | more for one, more in zip(exposed, unbiased, strict=True)]
     everything = view.population(method, trained.states.parameters, hypers)
     validation: Any = validate(trained.states) if context.validated else [None] * len(trials)
     found = zip(trials, trained.steps, exposed, everything, validation, strict=True)
@@ -221,6 +243,7 @@ EXPERIMENT = Experiment(
         Column("click/log_loss", "click log-loss", percent=False),
         Column("long_view/AUC", "long view AUC"),
         Column("long_view/GAUC", "long view GAUC"),
+        Column("random/click/AUC", "click AUC, shown at random"),
         *RECALLS,
         Column("long_view/hit_rate@100", "long view hit rate@100"),
         Column("long_view/ndcg@100", "long view NDCG@100"),

@@ -8,14 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from experiments.kuairand import KuaiRandRun, curves_of, featurise, whole_catalogue
+from experiments.kuairand import KuaiRandRun, curves_of, featurise, prepared, whole_catalogue
 from experiments.systems_run import Measured
 from experiments.systems_settings import TeacherConfig, TuneConfig
 from experiments.teaching import taught
 from experiments.trials import Context
 from hccp_jax.config import field
 from hccp_jax.data.catalogue import Catalogue, with_frequency
-from hccp_jax.data.kuairand_dataset import KuaiRand, load, with_items
+from hccp_jax.data.kuairand_dataset import KuaiRand, with_items
 from hccp_jax.data.requests import RequestBatch
 from hccp_jax.data.source import Source, log_source
 from hccp_jax.data.vocabulary import hashed
@@ -117,7 +117,7 @@ def open_ground(context: Context, settings: KuaiRandSystemsSettings, out: Path) 
     Raises:
         UserError: if the files are missing or damaged.
     """
-    data = load(Path(settings.data_dir), settings)
+    data = prepared(settings)
     context.say(data.describe())
     catalogue = with_frequency(jax.tree.map(jnp.asarray, data.catalogue), data.item_exposures)
     tables = settings.train.tables

@@ -1,6 +1,7 @@
 """Every system side by side on the real logs of KuaiRand-Pure.
 
     python launch.py --experiment=systems_kuairand --data_dir=DIR [--test_from=YYYYMMDD]
+    python launch.py --experiment=systems_kuairand --store=STORE
 
 The data are those of `kuairand`, the rows and the tuning budget those of `systems`. The teacher is a DIN trained on
 the same exposures. LightGBM on the same features stands in the table if it is installed (`pip install lightgbm`); it
@@ -19,7 +20,6 @@ from experiments.systems import COST_COLUMNS, PAPER, PICTURED, SYSTEM_ROWS
 from experiments.systems_run import run_rows
 from experiments.trials import Context, save_result
 from hccp_jax import config
-from hccp_jax.errors import UserError
 from hccp_jax.methods.registry import HyperConfigs
 from hccp_jax.training.config import TrainConfig
 
@@ -29,8 +29,6 @@ LIGHTGBM = "lightgbm"
 def run(context: Context) -> None:
     """Train and evaluate the pending trials."""
     settings: KuaiRandSystemsSettings = context.trials[0].settings
-    if not settings.data_dir:
-        raise UserError("data_dir='': expected the directory with the KuaiRand-Pure files")
     ground = open_ground(context, settings, Path(context.trials[0].directory.parent.parent))
     curves: dict[str, dict]
     for trial in context.trials:

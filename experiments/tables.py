@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich import box
 from rich.console import Console
@@ -103,7 +103,12 @@ class Table:
 
 
 def build_table(experiment: Experiment, records: Sequence[Record], notes: Sequence[str] = ()) -> Table:
-    """The table of an experiment from its records; `notes` are further facts to print beside it."""
+    """The table of an experiment from its records; `notes` are further facts to print beside it.
+
+    A column that nothing of the data has is left out.
+    """
+    there = {name for record in records for name in record.metrics}
+    experiment = replace(experiment, columns=tuple(c for c in experiment.columns if c.metric in there))
     rows = []
     for row in experiment.rows:
         seeds = tuple(r.seed for r in records if r.row == row.name)

@@ -23,6 +23,7 @@ from hccp_jax.errors import UserError
 
 LOG = "log_standard_4_22_to_5_08_pure.csv"
 EARLIER_LOG = "log_standard_4_08_to_4_21_pure.csv"
+RANDOM_LOG = "log_random_4_22_to_5_08_pure.csv"
 EARLIER_DERIVED = "history_0408_0424.csv"
 USERS = "user_features_pure.csv"
 VIDEOS = "video_features_basic_pure.csv"
@@ -69,7 +70,10 @@ class Exposures:
 
 @dataclass(frozen=True)
 class Tables:
-    """The checked files: `users` and `videos` sorted by id, the log, and exposures before it (in order, undated)."""
+    """The checked files: `users` and `videos` sorted by id, the log, and exposures before it (in order, undated).
+
+    `random` are the exposures of videos chosen at random, which a ranker did not choose; None where the file is absent.
+    """
 
     users: pl.DataFrame
     videos: pl.DataFrame
@@ -78,6 +82,7 @@ class Tables:
     earlier_source: str
     duplicates: int
     conflicts: int
+    random: Exposures | None = None
 
 
 @dataclass(frozen=True)
@@ -199,7 +204,9 @@ def read(data_dir: str | Path) -> Tables:
     frame, duplicates, conflicts = _read_log(required(data_dir, LOG), users.height, videos.height)
     log = _exposures(frame)
     earlier, source = _read_earlier(data_dir, users.height, videos.height, log)
-    return Tables(users, videos, log, earlier, source, duplicates, conflicts)
+    path = find(data_dir, RANDOM_LOG)
+    random = None if path is None else _exposures(_read_log(path, users.height, videos.height)[0])
+    return Tables(users, videos, log, earlier, source, duplicates, conflicts, random)
 
 
 def check_order(parts: dict[str, np.ndarray]) -> None:
@@ -240,7 +247,10 @@ def hour_of_day(time_ms: np.ndarray) -> np.ndarray:
 
 
 class Lists(NamedTuple):
-    """Exposures as requests in day order: [U] user, period, day, tab, part (of a split list), hour; [U, R] the rest."""
+    """Exposures as requests in day order: [U] user, period, day, tab, part (of a split list), hour; [U, R] the rest.
+
+    `time` [U] is that of the first exposure, in milliseconds.
+    """
 
     user: np.ndarray
     period: np.ndarray
@@ -248,6 +258,7 @@ class Lists(NamedTuple):
     tab: np.ndarray
     part: np.ndarray
     hour: np.ndarray
+    time: np.ndarray
     ids: np.ndarray
     rank: np.ndarray
     labels: dict[str, np.ndarray]
@@ -281,6 +292,7 @@ def group(log: Exposures, period: np.ndarray, rows: np.ndarray, exposed: int) ->
         tab=log.tab[first],
         part=(position[heads] // exposed).astype(np.int32),
         hour=hour_of_day(log.time[first]),
+        time=log.time[first],
         ids=fill(log.item[order], 0),
         rank=fill(shown.astype(np.int32), -1),
         labels=labels,

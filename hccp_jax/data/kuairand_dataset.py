@@ -4,7 +4,7 @@
 `kuairand_cascade` for what is simulated. Everything returned is NumPy.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,9 @@ class KuaiRand:
         test: the same.
         item_exposures: [items] float32 exposures in the training days.
         views: "validation" and "test" -> `CatalogueView`.
+        random: as `test`, of videos shown at random in the test days: no ranker chose them; None where there is no such
+            log.
+        times: part -> "request_time" [U] and "history_time" [U, H] int64 milliseconds, which guards look at.
         summary: the text of `describe`.
     """
 
@@ -65,6 +68,8 @@ class KuaiRand:
     item_exposures: np.ndarray
     views: dict[str, CatalogueView]
     summary: str
+    random: RequestBatch | None = None
+    times: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def describe(self) -> str:
         """Counts, rates and dates, and what is simulated."""
@@ -105,6 +110,20 @@ class _Builder:
     def lists(self, part: str) -> Lists:
         """Requests of a part."""
         return group(self.log, self.periods.of, self.rows(part), self.config.exposed)
+
+    def random_lists(self) -> Lists | None:
+        """Requests of the test days whose videos were chosen at random."""
+        log = self.tables.random
+        test = self.periods.training + 1
+        rows = np.flatnonzero(log.day >= self.periods.starts[test]) if log is not None else np.zeros(0, np.int64)
+        if log is None or not len(rows):
+            return None
+        return group(log, np.full(len(log.day), test, np.int32), rows, self.config.exposed)
+
+    def times(self, lists: Lists) -> dict[str, np.ndarray]:
+        """When requests came and what is in their histories."""
+        then = features.history_times(self.past, lists.user, lists.period, self.config.history)
+        return {"request_time": lists.time, "history_time": then}
 
     def context(self, user: np.ndarray, period: np.ndarray, tab: np.ndarray, hour: np.ndarray) -> dict[str, Any]:
         """The user and history fields of a `RequestBatch`, from earlier periods."""
@@ -205,7 +224,9 @@ def with_items(requests: RequestBatch, ids: jax.Array) -> RequestBatch:
     )
 
 
-def _summary(tables: Tables, periods: Periods, parts: dict[str, Any], views: dict[str, Any]) -> str:
+def _summary(
+    tables: Tables, periods: Periods, parts: dict[str, Any], views: dict[str, Any], random: RequestBatch | None
+) -> str:
     lines = [
         f"KuaiRand-Pure: {tables.users.height} users, {tables.videos.height} videos; days in Asia/Shanghai; removed "
         f"{tables.duplicates} exact duplicates, merged {tables.conflicts} conflicting rows; "
@@ -217,6 +238,8 @@ def _summary(tables: Tables, periods: Periods, parts: dict[str, Any], views: dic
         lines.append(f"{name} {periods.text[name]}: {len(exposed)} requests, {exposed.sum()} exposures ({rates})")
     kinds = {stage.name: (parts["train"].stage == stage).sum(axis=1).mean() for stage in Stage if stage > Stage.EXPOSED}
     lines.append("SIMULATED, items a training request: " + ", ".join(f"{name} {n:.1f}" for name, n in kinds.items()))
+    if random is not None:
+        lines.append(f"test, videos shown at random: {len(random.mask)} requests, {random.exposed.sum()} exposures")
     for name, view in views.items():
         counts = ", ".join(f"{(ids > 0).any(axis=1).sum()} with {task}" for task, ids in view.positives.items())
         lines.append(
@@ -235,12 +258,16 @@ def load(data_dir: str | Path, config: KuaiRandConfig = KuaiRandConfig()) -> Kua
     tables = read(data_dir)
     builder = _Builder(tables, config)
     parts = {"train": builder.train()}
-    parts |= {name: builder.batch(builder.lists(name)) for name in ("validation", "test")}
+    lists = {name: builder.lists(name) for name in ("validation", "test")}
+    parts |= {name: builder.batch(found) for name, found in lists.items()}
+    times = {name: builder.times(found) for name, found in (lists | {"train": builder.lists("train")}).items()}
+    drawn = builder.random_lists()
+    random = None if drawn is None else builder.batch(drawn)
     views = {name: builder.view(name) for name in ("validation", "test")}
     past, spec_items = builder.past, builder.past.items
     vocabulary = {"items.id": spec_items, "history.id": spec_items, "user.id": past.users}
     vocabulary |= {"user.categorical": builder.user_categories, "user.day": builder.periods.count}
-    for batch in (*parts.values(), *(view.requests for view in views.values())):
+    for batch in (*parts.values(), *([] if random is None else [random]), *(view.requests for view in views.values())):
         validate(batch, vocabulary)
     shown = np.bincount(tables.log.item[builder.rows("train")], minlength=spec_items).astype(np.float32)
     return KuaiRand(
@@ -261,5 +288,7 @@ def load(data_dir: str | Path, config: KuaiRandConfig = KuaiRandConfig()) -> Kua
         **parts,
         item_exposures=shown,
         views=views,
-        summary=_summary(tables, builder.periods, parts, views),
+        summary=_summary(tables, builder.periods, parts, views, random),
+        random=random,
+        times=times,
     )

@@ -87,6 +87,7 @@ class Past:
         ends: [users + 1, P + 1] int64, `ends[u, p]` is the end of the events of user u with period < p.
         begins: [users + 1] int64.
         day: [n] int32, 0 in earlier exposures.
+        time: [n] int64 milliseconds, 0 in earlier exposures.
         starts: [P] int32, first day of each period.
         users, items: table sizes with the padding row.
     """
@@ -98,6 +99,7 @@ class Past:
     click: np.ndarray
     long_view: np.ndarray
     day: np.ndarray
+    time: np.ndarray
     starts: np.ndarray
     begins: np.ndarray
     ends: np.ndarray
@@ -124,7 +126,7 @@ def collect(tables: Tables, periods: Periods) -> Past:
     per_period = np.bincount(user.astype(np.int64) * (count + 1) + period + 1, minlength=users * (count + 1))
     ends = np.cumsum(per_period).reshape(users, count + 1)
     begins = np.concatenate([[0], ends[:-1, -1]])
-    fields: dict[str, Any] = {name: joined(name)[order] for name in Exposures.__dataclass_fields__ if name != "time"}
+    fields: dict[str, Any] = {name: joined(name)[order] for name in Exposures.__dataclass_fields__}
     return Past(
         period=period[order], starts=periods.starts, begins=begins, ends=ends, users=users, items=items, **fields
     )
@@ -205,11 +207,22 @@ def histories(
     Returns:
         {"id": [U, H] int32, "groups": [U, H, 2] float32 (1 for a real item, its long-view flag)}, mask [U, H] bool.
     """
-    where = past.ends[user, period][:, None] - length + np.arange(length)
-    mask = where >= past.begins[user][:, None]
-    where = np.where(mask, where, 0)
+    where, mask = _last(past, user, period, length)
     groups = np.stack([mask, np.where(mask, past.long_view[where], 0.0)], axis=-1).astype(np.float32)
     return {"id": np.where(mask, past.item[where], 0).astype(np.int32), "groups": groups}, mask
+
+
+def history_times(past: Past, user: np.ndarray, period: np.ndarray, length: int) -> np.ndarray:
+    """[U, H] int64 times of `histories`, 0 where there is none or it is not known."""
+    where, mask = _last(past, user, period, length)
+    return np.where(mask, past.time[where], 0)
+
+
+def _last(past: Past, user: np.ndarray, period: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [U, H] of the last exposures before the period, 0 where there is none, and whether there is one."""
+    where = past.ends[user, period][:, None] - length + np.arange(length)
+    mask = where >= past.begins[user][:, None]
+    return np.where(mask, where, 0), mask
 
 
 def affinities(past: Past, user: np.ndarray, period: np.ndarray, tag: np.ndarray, tags: int) -> np.ndarray:
