@@ -134,7 +134,7 @@ def _preranker(
 
 
 @partial(jax.jit, static_argnums=range(5))
-def _draw(
+def draw(
     chunks: sampling.Chunks,
     to_ranking: int,
     preranked: int,
@@ -169,7 +169,7 @@ def chunks_for(ranked: int, to_ranking: int) -> sampling.Chunks:
     return sampling.Chunks((*borders[: used - 1], borders[-1]), tuple(each))
 
 
-def _take(order: np.ndarray, positions: np.ndarray) -> np.ndarray:
+def take(order: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Ids at positions, 0 where the position is -1 or past the end."""
     inside = (positions >= 0) & (positions < order.shape[1])
     return np.where(inside, np.take_along_axis(order, np.where(inside, positions, 0), axis=1), 0)
@@ -183,7 +183,7 @@ class Cascade:
         self.tables = jax.tree.map(jnp.asarray, (world.popular, world.tagged, world.tag))
         self.popularity = jnp.asarray(world.popularity)
         sizes = (config.to_ranking, config.preranked, config.pool, len(world.tag) - 1)
-        self.draw = partial(_draw, chunks_for(config.ranked, config.to_ranking), *sizes)
+        self.draw = partial(draw, chunks_for(config.ranked, config.to_ranking), *sizes)
 
     def candidates(
         self, user: np.ndarray, period: np.ndarray, history: np.ndarray, taste: np.ndarray, keys: tuple
@@ -216,7 +216,7 @@ class Cascade:
         draws, order, count = self.candidates(user, period, history, taste, keys)
         ranked = self.ranking(order[:, : config.to_ranking], period, taste)
         n2, n3, pool = (np.asarray(part) for part in self.draw(count, draws, keys))
-        ids_2, ids_3 = _take(ranked, n2), _take(order, n3)
+        ids_2, ids_3 = take(ranked, n2), take(order, n3)
         unseen = self.world.first_seen[user[:, None], pool] > period[:, None] + 1
         ids = np.concatenate([ids_2, ids_3, np.where(unseen, pool, 0)], axis=1).astype(np.int32)
         widths = (config.ranked, config.preranked, config.pool)
