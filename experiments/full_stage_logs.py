@@ -83,9 +83,9 @@ def _write_train(
         "to calibrate by": np.flatnonzero((times >= calibrated) & (times < border)),
         "to stage": np.flatnonzero(times >= border),
     }
-    for name, found in rows.items():
-        if len(found) < settings.cascade.batch:
-            raise UserError(f"past={settings.past}: {len(found)} requests {name}, expected {settings.cascade.batch}")
+    for (name, found), least in zip(rows.items(), (settings.cascade.batch, 1, 1), strict=True):
+        if len(found) < least:
+            raise UserError(f"past={settings.past}: {len(found)} requests {name}, expected at least {least}")
     past, held_out, batch = (_exposures(table.requests(), found, logs.exposed) for found in rows.values())
     told = f"{len(past.mask):,} requests before {describe.date(calibrated, zone)}"
     say(f"the cascade learns from {told}")

@@ -131,7 +131,10 @@ class PastCascade:
     def _scored(
         self, models: Any, batch: RequestBatch, excluded: jax.Array, catalogue: Catalogue
     ) -> tuple[jax.Array, jax.Array]:
-        """[B, retrieved] ids in the pre-ranker's order, and the first [B, to_ranking] of them in the ranker's."""
+        """[B, retrieved] ids in the pre-ranker's order, and the first [B, to_ranking] of them in the ranker's.
+
+        Where fewer are left than are to be retrieved, 0 comes last.
+        """
         found, light, heavy = models
         everything = every_item(catalogue)
         users = self.retrieval.user_side(found, self.featurise(batch, catalogue))
@@ -139,14 +142,16 @@ class PastCascade:
         scores = self.retrieval.pair_scores(found, users, sides, None)[self.logs.spec.tasks[0]]
         rows = jnp.arange(len(scores))[:, None]
         scores = scores.at[rows, excluded].set(-jnp.inf).at[:, 0].set(-jnp.inf)
-        ids = jax.lax.top_k(scores, self.config.retrieved)[1].astype(jnp.int32)
+        best, ids = jax.lax.top_k(scores, self.config.retrieved)
+        ids = jnp.where(jnp.isfinite(best), ids, 0).astype(jnp.int32)
         order = self._by(self.preranker, light, batch, ids, catalogue)
         return order, self._by(self.ranker, heavy, batch, order[:, : self.config.to_ranking], catalogue)
 
     def _by(self, method: Method, parameters: Any, batch: RequestBatch, ids: jax.Array, catalogue: Catalogue) -> Any:
-        """Candidates [B, n] by falling sum of the heads' logits, ties by place."""
+        """Candidates [B, n] by falling sum of the heads' logits, ties by place, 0 last."""
         heads = method.heads(parameters, self.featurise(with_items(batch, ids), catalogue))
         score = jnp.sum(jnp.stack([heads[task] for task in self.logs.spec.tasks]), axis=0)
+        score = jnp.where(ids > 0, score, -jnp.inf)
         return jnp.take_along_axis(ids, jnp.argsort(-score, axis=1, stable=True), axis=1)
 
     def stages(self, batch: RequestBatch, excluded: np.ndarray) -> Staged:
@@ -173,7 +178,7 @@ class PastCascade:
         pick = partial(draw, chunks, config.to_ranking, config.preranked, config.pool, self.logs.spec.items - 1)
         found = np.sort(np.concatenate([order, excluded], axis=1), axis=1)
         keys = (np.full(len(rows), config.seed, np.int32), rows)
-        n2, n3, pool = map(np.asarray, pick(np.full(len(rows), config.retrieved, np.int32), found, keys))
+        n2, n3, pool = map(np.asarray, pick((order > 0).sum(axis=1).astype(np.int32), found, keys))
         ids_2, ids_3 = take(ranked, n2), take(order, n3)
         ids = np.concatenate([ids_2, ids_3, pool], axis=1).astype(np.int32)
         widths = (config.ranked, config.preranked, config.pool)
