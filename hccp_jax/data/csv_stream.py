@@ -81,12 +81,16 @@ def find(folder: Path, *names: str) -> Path:
     raise UserError(f"input={folder}: no {' or '.join(names)} there, with or without .gz")
 
 
+def _opened(path: Path) -> BinaryIO:
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    return opener(path, "rb")
+
+
 class _Watched(io.RawIOBase):
     """A binary stream that knows its last byte."""
 
     def __init__(self, path: Path) -> None:
-        opener: Any = gzip.open if path.suffix == ".gz" else open
-        self.file: BinaryIO = opener(path, "rb")
+        self.file = _opened(path)
         self.last = b""
 
     def readable(self) -> bool:
@@ -157,8 +161,8 @@ def stream(
 
 def _header(path: Path, delimiter: str) -> list[str]:
     try:
-        with _Watched(path) as watched:
-            first = io.BufferedReader(watched).readline(1 << 20)
+        with _opened(path) as file:
+            first = file.readline(1 << 20)
         return [name.strip().strip('"').strip() for name in first.decode("utf-8-sig").rstrip("\r\n").split(delimiter)]
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path.name}: row 0: no header can be read ({error})") from None
