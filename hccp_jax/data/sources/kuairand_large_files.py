@@ -25,15 +25,17 @@ LOG = {
     "long_view": Column(low=0, high=1),
     "tab": Column(low=0, high=TABS - 1),
 }
-EXPOSURE = {  # what is kept of a row: user, from 1; published video; click and view: labels; day: since 1970
-    "user": pl.Int32,
-    "video": pl.Int32,
-    "time": pl.Int64,
-    "day": pl.Int32,
-    "tab": pl.Int32,
-    "click": pl.Int32,
-    "view": pl.Int32,
-}
+EXPOSURE = pl.Schema(
+    {  # what is kept of a row: user, from 1; published video; click and view: labels; day: since 1970
+        "user": pl.Int32,
+        "video": pl.Int32,
+        "time": pl.Int64,
+        "day": pl.Int32,
+        "tab": pl.Int32,
+        "click": pl.Int32,
+        "view": pl.Int32,
+    }
+)
 _TEXT = Column(kind="text", missing=True)
 _USER = {"user_id": LOG["user_id"], **dict.fromkeys(USER_FIELDS, _TEXT)}
 _VIDEO = {
@@ -119,7 +121,7 @@ def exposures(paths: Sequence[Path], users: np.ndarray, scanned: Scanned) -> Ite
             scanned.days.update(np.unique(day).tolist())
             names = ("video_id", "time_ms", "tab", "is_click", "long_view")
             columns = dict(zip(("video", "time", "tab", "click", "view"), block.select(names), strict=True))
-            yield pl.DataFrame({"user": user + 1, "day": day, **columns}).select(EXPOSURE).cast(EXPOSURE)
+            yield pl.DataFrame({"user": user + 1, "day": day, **columns}).select(EXPOSURE.names()).cast(EXPOSURE)
 
 
 def read_users(folder: Path, size: str) -> pl.DataFrame:
