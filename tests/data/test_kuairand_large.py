@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import kuairand_synthetic as synthetic
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -251,8 +252,6 @@ def test_statistics_are_those_of_kuairand_pure(tmp_path):
 
 
 def test_the_week_before_a_period_is_seven_days_long():
-    import polars as pl
-
     one = pl.DataFrame({"item": [2], "exposures": [1], "clicks": [0], "views": [0]}).cast(pl.Int32)
     days = np.arange(100, 112)
     everyone = np.zeros((2, 15, 3))
@@ -420,7 +419,10 @@ NUMBERS = FIRST.split(",")
         (changed(VIDEOS, "\n1,", "\n0,"), "video_features_basic_1k.csv: row 2: video_id=0, expected each id once"),
         (changed(VIDEOS, "2022-04-10", "10.4.2022"), "row 1: upload_dt='10.4.2022', expected a date as 2022-04-08"),
         (renamed(VIDEOS), "no video_features_basic_1k.csv or video_features_basic_1k_part1.csv there"),
-        (renamed(LATE, LATE[:-4] + "_part2.csv"), r"_1k_part2.csv; expected .*_1k.csv alone, or _part1, _part2 and so on"),
+        (
+            renamed(LATE, LATE[:-4] + "_part2.csv"),
+            r"_1k_part2.csv; expected .*_1k.csv alone, or _part1, _part2 and",
+        ),
         (renamed(LATE, LATE, LATE[:-4] + "_part1.csv"), "1k.csv, .*_part1.csv; expected"),
     ],
 )

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from hccp_jax.config import field
-from hccp_jax.data import kuairand_features
+from hccp_jax.data import describe, guards, kuairand_features
 from hccp_jax.data.catalogue import FeatureSpec
 from hccp_jax.data.sources import kuairand_large_files as files
 from hccp_jax.data.sources import kuairand_large_requests as large
@@ -41,7 +41,7 @@ class KuaiRand27KConfig:
     history: int = field(30, "exposures before a request kept as history", at_least=1)
     exposed: int = field(8, "exposures in one request; longer lists are split", at_least=1)
     video_min_exposures: int = field(
-        20, "videos shown less often before the validation period share one id; 500 bytes of memory each", at_least=1
+        20, "videos shown less often before the validation period share one id; 300 bytes of memory each", at_least=1
     )
 
 
@@ -50,7 +50,7 @@ class KuaiRand1KConfig(KuaiRand27KConfig):
     """The same for KuaiRand-1K."""
 
     video_min_exposures: int = field(
-        5, "videos shown less often before the validation period share one id; 500 bytes of memory each", at_least=1
+        5, "videos shown less often before the validation period share one id; 300 bytes of memory each", at_least=1
     )
 
 
@@ -167,6 +167,9 @@ def convert(
     writer.table("items", {**items, "exposures": passes.array("exposures")}, BLOCK)
     writer.table("item_ids", {"published": passes.array("published")}, BLOCK)
     vocabulary = {"items.id": store.items, "history.id": store.items, "user.id": people.height + 1}
+    vocabulary |= {"user.categorical": user_size, "user.day": len(store.periods.starts)}
+    if store.drawn:
+        guards.check({RANDOM: writer.opened(RANDOM)}, vocabulary)
     return Facts(
         spec=FeatureSpec(
             users=people.height + 1,
@@ -177,7 +180,7 @@ def convert(
             history_groups=2,
             cross=0,
         ),
-        vocabulary={**vocabulary, "user.categorical": user_size, "user.day": len(store.periods.starts)},
+        vocabulary=vocabulary,
         zone=files.ZONE,
         lines=_lines(store, writer),
         warnings=_warnings(store, bool(early), unknown),
@@ -202,7 +205,7 @@ def _lines(store: _Store, writer: StoreWriter) -> list[str]:
     lines += [_rare(part, writer.opened(part)) for part in writer.tables if part in ("train", "validation", "test")]
     if store.drawn:
         table = writer.opened(RANDOM)
-        lines += [f"{RANDOM}: {len(table):,} requests of videos shown at random", _rare(RANDOM, table)]
+        lines += [*describe.measured(RANDOM, table, files.ZONE), _rare(RANDOM, table)]
     return lines
 
 
@@ -247,7 +250,7 @@ def _dataset(size: str, config: type, title: str, papers: str, published: tuple[
         config=config,
         convert=partial(convert, size),
         note="video_features_statistic is never read: its means of the whole month know the future. The log of 8 to 21 "
-        "April and the random log may be left out.",
+        "April and the random log may be left out. A conversion takes one and a half times the disk of the logs.",
     )
 
 
@@ -271,11 +274,13 @@ DATASETS = (
         "KuaiRand-27K",
         "all exposures of 27,285 users: 322 M of 32 M videos; RankTower uses KuaiRand",
         (
-            PublishedFile("log_standard_4_08_to_4_21_27k_part1.csv", "4.8 GB; and _part2"),
-            PublishedFile("log_standard_4_22_to_5_08_27k_part1.csv", "6.6 GB; and _part2"),
+            PublishedFile("log_standard_4_08_to_4_21_27k_part1.csv", "4.8 GB"),
+            PublishedFile("log_standard_4_08_to_4_21_27k_part2.csv", "4.8 GB"),
+            PublishedFile("log_standard_4_22_to_5_08_27k_part1.csv", "6.6 GB"),
+            PublishedFile("log_standard_4_22_to_5_08_27k_part2.csv", "6.6 GB"),
             PublishedFile("log_random_4_22_to_5_08_27k.csv", "83 MB; the unbiased test"),
             PublishedFile("user_features_27k.csv"),
-            PublishedFile("video_features_basic_27k.csv", "2.6 GB; in parts or whole"),
+            PublishedFile("video_features_basic_27k.csv", "2.6 GB"),
         ),
     ),
 )
