@@ -67,12 +67,14 @@ def encode_items(videos: pl.DataFrame, first_day: int) -> tuple[dict[str, np.nda
     return {"categorical": categorical, "dense": dense}, size, tags[1]
 
 
-def _logit(rate: np.ndarray) -> np.ndarray:
+def logit(rate: np.ndarray) -> np.ndarray:
+    """Log-odds of rates, cut at 1 % and 99 %."""
     clipped = np.clip(rate, 0.01, 0.99)
     return np.log(clipped) - np.log1p(-clipped)
 
 
-def _smoothed(total: np.ndarray, count: np.ndarray, prior: np.ndarray | float, strength: float) -> np.ndarray:
+def smoothed(total: np.ndarray, count: np.ndarray, prior: np.ndarray | float, strength: float) -> np.ndarray:
+    """Rates of so many among so many, as if `strength` more had been seen at the prior rate."""
     return (total + strength * prior) / (count + strength)
 
 
@@ -151,7 +153,7 @@ def week_sums(past: Past, weight: np.ndarray) -> np.ndarray:
 
 def _global_rate(total: np.ndarray, count: np.ndarray) -> np.ndarray:
     """[P, 1] float32 rate of earlier periods, .5 where there is nothing yet."""
-    return _smoothed(total.sum(axis=1, keepdims=True), count.sum(axis=1, keepdims=True), 0.5, 2.0)
+    return smoothed(total.sum(axis=1, keepdims=True), count.sum(axis=1, keepdims=True), 0.5, 2.0)
 
 
 def item_statistics(past: Past) -> np.ndarray:
@@ -163,7 +165,7 @@ def item_statistics(past: Past) -> np.ndarray:
     for label, count in ((past.click, labelled), (past.long_view, seen)):
         total = past_sums(past, past.item, past.items, label)
         rate = _global_rate(total, count)
-        columns.append(_logit(_smoothed(total, count, rate, ITEM_PRIOR)) - _logit(rate))
+        columns.append(logit(smoothed(total, count, rate, ITEM_PRIOR)) - logit(rate))
     columns += [np.log1p(seen) / 4.0, np.log1p(week_sums(past, one)) / 4.0]
     table = np.stack(columns, axis=-1).astype(np.float32)
     table[:, 0] = 0.0  # padding
@@ -189,11 +191,11 @@ def user_statistics(past: Past) -> np.ndarray:
     for column, label, count in ((0, past.click, tab_count.sum(axis=-1)), (1, past.long_view, seen)):
         total = past_sums(past, past.user, users, label)
         rate = _global_rate(total, count)
-        out[..., column] = (_logit(_smoothed(total, count, rate, USER_PRIOR)) - _logit(rate))[..., None]
+        out[..., column] = (logit(smoothed(total, count, rate, USER_PRIOR)) - logit(rate))[..., None]
         tab_total = sums(label)
-        tab_rate = _smoothed(tab_total.sum(axis=1), tab_count.sum(axis=1), rate, ITEM_PRIOR)[:, None]
-        own = _smoothed(tab_total, tab_count, tab_rate, USER_PRIOR)
-        out[..., column + 3] = _logit(own) - _logit(rate)[..., None]
+        tab_rate = smoothed(tab_total.sum(axis=1), tab_count.sum(axis=1), rate, ITEM_PRIOR)[:, None]
+        own = smoothed(tab_total, tab_count, tab_rate, USER_PRIOR)
+        out[..., column + 3] = logit(own) - logit(rate)[..., None]
     out[..., 2] = (np.log1p(seen) / 4.0)[..., None]
     out[..., 5] = np.log1p(tab_count) / 4.0
     return out
@@ -249,11 +251,11 @@ def affinities(past: Past, user: np.ndarray, period: np.ndarray, tag: np.ndarray
     tag_counts = past_sums(past, tag[past.item], tags, np.ones(len(past.item), np.float32))
     share = ((tag_counts + 1.0) / (tag_counts + 1.0).sum(axis=1, keepdims=True))[pairs % past.periods]
     total = count[:, None].astype(np.float32)
-    lift = np.log(_smoothed(shown, total, share, TAG_PRIOR) / share)
+    lift = np.log(smoothed(shown, total, share, TAG_PRIOR) / share)
     # (n p + strength p) / (n + strength) is p only up to rounding, so say it for users without a past
     lift = np.where(total > 0, lift, 0.0)
-    own = _smoothed(viewed.sum(axis=1, keepdims=True), total, 0.35, USER_PRIOR)
-    taste = _logit(_smoothed(viewed, shown, own, TAG_PRIOR)) - _logit(own)
+    own = smoothed(viewed.sum(axis=1, keepdims=True), total, 0.35, USER_PRIOR)
+    taste = logit(smoothed(viewed, shown, own, TAG_PRIOR)) - logit(own)
     return np.stack([lift, taste], axis=-1).astype(np.float32)[inverse]
 
 

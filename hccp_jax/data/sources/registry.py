@@ -8,6 +8,8 @@ from hccp_jax.errors import UserError
 
 SOURCES = {
     "kuairand": "kuairand",
+    "kuairand_1k": "kuairand_large",
+    "kuairand_27k": "kuairand_large",
 }  # name -> module of this package, which has a DATASET of that name in DATASETS
 
 
