@@ -60,6 +60,7 @@ class KuaiRandRun(KuaiRandConfig):
     data_dir: str = field("", "directory with the KuaiRand-Pure files, gzipped or not")
     store: str = field("", "the store that hccp_jax.data.convert made of them, instead")
     cutoffs: tuple[int, ...] = field((20, 100, 500), "K of the whole-catalogue view", at_least=1)
+    view_users: int = field(0, "users of the whole-catalogue view, evenly chosen; 0: all", at_least=0)
     train: TrainConfig = TrainConfig()
 
 
@@ -106,7 +107,7 @@ def _run_group(context: Context, trials: list[Trial]) -> None:
     tables = settings.train.tables
     spec, catalogue = hashed(data.spec, catalogue, tables.item_rows, tables.user_rows)
     lists = ExposedLists(data.test, catalogue, featurise)
-    view = whole_catalogue(data, catalogue, settings, "test")
+    view = whole_catalogue(data, catalogue, settings, "test", settings.view_users)
     for trial in trials:
         if trial.row.reference:
             metrics, curves = reference(data, lists, view, trial.row.name)
@@ -117,9 +118,10 @@ def _run_group(context: Context, trials: list[Trial]) -> None:
 
 
 def whole_catalogue(
-    data: KuaiRand, catalogue: Catalogue, settings: KuaiRandRun, period: str, every: int = 1
+    data: KuaiRand, catalogue: Catalogue, settings: KuaiRandRun, period: str, users: int
 ) -> WholeCatalogue:
-    """The whole-catalogue view of a period for every so-manyth user."""
+    """The whole-catalogue view of a period for about so many users, evenly chosen; 0: all."""
+    every = max(1, len(data.views[period].seen) // users) if users else 1
     found = jax.tree.map(lambda leaf: leaf[::every], replace(data.views[period], popularity={}))
     order = np.argsort(np.argsort(-data.item_exposures, kind="stable"), kind="stable")
     octile = np.zeros(len(order), np.int8)
@@ -169,8 +171,9 @@ def _train(
     report = context.report(f"{len(trials)} trials", settings.train.steps)
     held_out = ExposedLists(data.validation, catalogue, featurise)
     hypers = stack_numbers([trial.settings.hyper for trial in trials])
+    before = settings.view_users or len(data.views["validation"].seen) // 4
     validate = partial(
-        _validate, method, hypers, held_out, whole_catalogue(data, catalogue, settings, "validation", every=4)
+        _validate, method, hypers, held_out, whole_catalogue(data, catalogue, settings, "validation", before)
     )
     trained = train(
         method, source, members, settings.train, placement, report, context.warn, validate, stop=context.stop
@@ -232,7 +235,7 @@ EXPERIMENT = Experiment(
     settings=KuaiRandSettings(
         train=TrainConfig(steps=720, batch=128, chunk=30, checkpoint_every=360, validate_every=180)
     ),
-    smoke={"train.steps": 20, "train.chunk": 10, "train.validate_every": 10, "train.batch": 32},
+    smoke={"train.steps": 20, "train.chunk": 10, "train.validate_every": 20, "train.batch": 32, "view_users": 200},
     rows=(
         *(Row(name, label, ROWS[name]) for name, label in LABELS.items()),
         *FLOORS,

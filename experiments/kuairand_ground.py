@@ -127,11 +127,6 @@ def open_ground(context: Context, settings: KuaiRandSystemsSettings, out: Path) 
     def source(log: RequestBatch) -> Source:
         return log_source(spec, catalogue, featurise, log, size, data.item_exposures)
 
-    def view(period: str, users: int) -> WholeCatalogue:
-        """The whole catalogue in a period, for about so many users."""
-        every = max(1, len(data.views[period].seen) // users) if users else 1
-        return whole_catalogue(data, catalogue, settings, period, every)
-
     layout = Layout(settings.exposed, settings.exposed + settings.ranked)
     logs = taught(
         context,
@@ -151,8 +146,8 @@ def open_ground(context: Context, settings: KuaiRandSystemsSettings, out: Path) 
         catalogue,
         source(logs["train"]),
         ExposedLists(data.test, catalogue, featurise),
-        view("test", settings.view_users),
+        whole_catalogue(data, catalogue, settings, "test", settings.view_users),
         ExposedLists(data.validation, catalogue, featurise),
-        view("validation", settings.view_users // 2),
+        whole_catalogue(data, catalogue, settings, "validation", settings.view_users // 2),
         layout,
     )

@@ -59,7 +59,7 @@ EXPERIMENT = Experiment(
         config.override(KuaiRandSystemsSettings(), _NUMBERS | _RATES),
         train=TrainConfig(steps=720, batch=128, chunk=30, checkpoint_every=720),
     ),
-    smoke={"train.steps": 20, "train.chunk": 10, "train.batch": 32, "tune.trials": 2},
+    smoke={"train.steps": 20, "train.chunk": 10, "train.batch": 32, "tune.trials": 2, "view_users": 200},
     rows=(
         *SYSTEM_ROWS,
         Row(LIGHTGBM, "LightGBM", reference=True),
