@@ -126,8 +126,8 @@ def whole_catalogue(
     order = np.argsort(np.argsort(-data.item_exposures, kind="stable"), kind="stable")
     octile = np.zeros(len(order), np.int8)
     octile[1:] = assign_octiles(data.item_exposures[1:], order[1:], data.item_exposures[1:])
-    users = in_blocks(found.requests, found.positives, found.seen)
-    return WholeCatalogue(users, catalogue, with_items, featurise, settings.cutoffs, octile)
+    chosen = in_blocks(found.requests, found.positives, found.seen)
+    return WholeCatalogue(chosen, catalogue, with_items, featurise, settings.cutoffs, octile)
 
 
 def reference(data: KuaiRand, lists: ExposedLists, view: WholeCatalogue, name: str) -> tuple[dict, dict]:
