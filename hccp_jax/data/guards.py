@@ -68,11 +68,12 @@ def check(parts: Mapping[str, Table], vocabulary: Mapping[str, int], timed: bool
         UserError: naming the part and the column that is at fault.
     """
     for name, table in parts.items():
-        for _, batch in blocks(table):
+        for rows, batch in blocks(table):
             try:
                 validate(batch, vocabulary)
             except UserError as error:
-                raise UserError(f"{name}: {error}") from None
+                place = f" from request {rows.start}" if rows.start else ""
+                raise UserError(f"{name}{place}: {error}") from None
         _histories(name, table)
         _telling(name, table)
     if timed:
