@@ -155,7 +155,8 @@ REFUSED = {
     "Latin-1": (b"a,b\n1,2\n2,\xe9\n", "row 2: b: byte 0xe9 is not UTF-8 text"),
     "a header in Latin-1": (b"a,\xe9\n1,2\n", "row 0: no header can be read ("),
     "carriage returns only": ("a,b\r1,2\r3,4\r", "row 0: no header can be read ("),
-    "NUL bytes": (bytes(64), "no column a; found \0"),
+    "NUL bytes": (bytes(64), "no column a; found '\\x00\\x00"),
+    "a very long line": ("x" * 9000 + "\n", "no column a; found " + "x" * 500 + "..."),
 }
 
 
