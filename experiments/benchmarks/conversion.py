@@ -153,7 +153,7 @@ def seconds_of_batches(table: Table, first: int) -> list[float]:
 
 def measured(source: str, rows: int) -> list[Outcome]:
     """Every bar."""
-    shape = f"{rows / 1e6:g}M rows, {source}"
+    kernel, shape = f"conversion, {source}", f"{rows / 1e6:g}M rows"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name, "input")
         folder.mkdir()
@@ -170,8 +170,8 @@ def measured(source: str, rows: int) -> list[Outcome]:
     seek = f"step {FAR_STEP:.0e} over step 0; {1e3 * far:.2f} ms"
     held = f"{len(table) / 1e6:g}M rows"
     return [
-        outcome("conversion", shape, "ours", told, rows / seconds / RATE, 1.0, "at least", {"ours": [seconds]}),
-        outcome("conversion", shape, "GiB of anonymous memory at its peak", "", peak, MEMORY, "at most"),
+        outcome(kernel, shape, "ours", told, rows / seconds / RATE, 1.0, "at least", {"ours": [seconds]}),
+        outcome(kernel, shape, "GiB of anonymous memory at its peak", "", peak, MEMORY, "at most"),
         outcome("store", held, "ms to open it and read a batch", "", 1e3 * opened, OPENED, "at most"),
         outcome("store", f"{held}, B={BATCH}", seek, "", far / first, FAR, "at most", times),
     ]

@@ -81,6 +81,15 @@ def test_a_store_without_times_a_test_part_or_requests_passes(tmp_path):
     assert len(guards.check(found, VOCABULARY)) == 3
 
 
+def test_a_part_without_impressions_passes(tmp_path):
+    columns = part(100)
+    columns["stage"][:] = 3
+    columns["rank"][:] = -1
+    columns["labels.click"] *= 0
+    columns["labels.buy"] *= 0
+    assert guards.check(tables(tmp_path, {"train": columns}), VOCABULARY) == []
+
+
 def late(columns: Columns) -> None:
     columns["request_time"] = columns["request_time"].copy()
     columns["request_time"][-1] = clean()["validation"]["request_time"].min()
@@ -190,7 +199,7 @@ def test_the_area_is_that_of_all_pairs(data):
     label = np.array(data.draw(st.permutations([True, False, *data.draw(st.lists(st.booleans(), max_size=23))])))
     values = np.resize(values, len(label))
     pairs = [(a > b) + 0.5 * (a == b) for a in values[label] for b in values[~label]]
-    assert guards._area(values, label) == pytest.approx(np.mean(pairs))
+    assert guards.area(values, label) == pytest.approx(np.mean(pairs))
 
 
 @pytest.mark.parametrize(("flipped", "trips"), [(0, True), (2, True), (6, False), (40, False)])
