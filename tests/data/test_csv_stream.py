@@ -168,6 +168,15 @@ def test_what_is_not_as_published_is_told(tmp_path, fault, suffix):
     assert refusal(path, {"a": Column(low=0, high=9), "b": TEXT}).startswith(f"log.csv{suffix}: {told}")
 
 
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [("1,99\n98,1\n", "row 1: b=99"), ("98,1\n1,99\n", "row 1: a=98"), ("1,2\n98,99\n", "row 2: a=98")],
+)
+def test_of_several_numbers_out_of_range_the_first_is_told(tmp_path, rows, told):
+    columns = {"a": Column(high=9), "b": Column(high=9)}
+    assert refusal(file_of(tmp_path, "a,b\n" + rows), columns).startswith(f"log.csv: {told}, expected")
+
+
 def test_a_file_without_a_header_is_refused_alike(tmp_path):
     names = ["a", "b"]
     for content, told in (
