@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from hccp_jax.data.store_writer import WriteError
 
-ROWS = 4_000_000  # of a bucket, to aim at
+ROWS = 2_000_000  # of a bucket, to aim at; of a dozen numbers each: fewer where rows are wide
 _HELD = 1 << 26  # bytes in memory before they are written
 _MIX, _BITS = 0x9E3779B1, 32  # Knuth's multiplicative hashing
 _BUCKET = "_bucket"

@@ -25,6 +25,7 @@ from pyarrow import csv as arrow_csv
 from hccp_jax.errors import UserError
 
 BLOCK = 16 << 20
+_SHOWN = 500  # characters of a header in a message
 NOTHING = ("", "NULL", "null", "\\N")
 _TYPES = {"int": pa.int64(), "float": pa.float64(), "text": pa.string()}
 
@@ -165,6 +166,12 @@ def _header(path: Path, delimiter: str) -> list[str]:
         raise UserError(f"{path.name}: row 0: no header can be read ({error})") from None
 
 
+def _shown(names: Sequence[str]) -> str:
+    """The columns of a file in a line, though it may not be text at all."""
+    text = ", ".join(name if name.isprintable() else repr(name) for name in names)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
 class _File:
     """What a file is expected to be; refuses, by a UserError, what it is not."""
 
@@ -175,7 +182,7 @@ class _File:
         for name in columns:
             if names.count(name) != 1:
                 problem = "more than one" if name in names else "no"
-                raise UserError(f"{path.name}: {problem} column {name}; found {', '.join(names)}")
+                raise UserError(f"{path.name}: {problem} column {name}; found {_shown(names)}")
 
     def options(self, block: int) -> tuple[arrow_csv.ReadOptions, arrow_csv.ParseOptions, arrow_csv.ConvertOptions]:
         """For pyarrow."""

@@ -33,7 +33,9 @@ def measured(name: str, table: Table, zone: int | None) -> list[str]:
             users.update(np.unique(np.asarray(batch.user["id"])).tolist())
     users.discard(0)
     rates = ", ".join(f"{task} {count / max(shown, 1):.4f}" for task, count in positives.items())
-    line = f"{name}: {len(table):,} requests of {len(users):,} users, {shown:,} impressions ({rates})"
+    line = f"{name}: {len(table):,} requests of {len(users):,} users, {shown:,} impressions" + (
+        f" ({rates})" if rates else ""
+    )
     kinds = [f"{stage.name} {slots[stage] / len(table):.1f}" for stage in Stage if stage > 1 and slots[stage]]
     lines = [line + (f"; items a request: {', '.join(kinds)}" if kinds else "")]
     ends = period(table)

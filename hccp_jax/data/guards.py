@@ -68,11 +68,12 @@ def check(parts: Mapping[str, Table], vocabulary: Mapping[str, int], timed: bool
         UserError: naming the part and the column that is at fault.
     """
     for name, table in parts.items():
-        for _, batch in blocks(table):
+        for rows, batch in blocks(table):
             try:
                 validate(batch, vocabulary)
             except UserError as error:
-                raise UserError(f"{name}: {error}") from None
+                place = f" from request {rows.start}" if rows.start else ""
+                raise UserError(f"{name}{place}: {error}") from None
         _histories(name, table)
         _telling(name, table)
     if timed:
@@ -127,9 +128,9 @@ def _telling(name: str, table: Table) -> None:
             positive = np.concatenate(parts) > 0
             if min(positive.sum(), (~positive).sum()) < FEW:
                 continue
-            area = _area(values, positive)
-            if max(area, 1 - area) >= TELLS:
-                raise UserError(f"{name}: {feature} tells {task} (AUC {area:.3f}): it was made from the label")
+            auc = area(values, positive)
+            if max(auc, 1 - auc) >= TELLS:
+                raise UserError(f"{name}: {feature} tells {task} (AUC {auc:.3f}): it was made from the label")
 
 
 def _numbers(batch: RequestBatch, exposed: np.ndarray) -> dict[str, np.ndarray]:
@@ -144,13 +145,15 @@ def _numbers(batch: RequestBatch, exposed: np.ndarray) -> dict[str, np.ndarray]:
         if name.endswith(".id"):
             continue
         chosen = array[exposed] if by_item else array[rows]
-        flat = chosen.reshape(len(chosen), -1)
+        flat = chosen.reshape(len(chosen), int(np.prod(chosen.shape[1:])))  # not -1: there may be none
         found |= {f"{name}[{index}]" if flat.shape[1] > 1 else name: flat[:, index] for index in range(flat.shape[1])}
     return found
 
 
-def _area(values: np.ndarray, label: np.ndarray) -> float:
-    """AUC, ties counted half."""
+def area(values: np.ndarray, label: np.ndarray) -> float:
+    """AUC of [n] values for [n] bool labels, ties counted half; NaN where there is one class only."""
+    if not label.any() or label.all():
+        return float("nan")
     _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
     rank = np.cumsum(counts) - (counts - 1) / 2
     positives = label.sum()

@@ -155,7 +155,8 @@ REFUSED = {
     "Latin-1": (b"a,b\n1,2\n2,\xe9\n", "row 2: b: byte 0xe9 is not UTF-8 text"),
     "a header in Latin-1": (b"a,\xe9\n1,2\n", "row 0: no header can be read ("),
     "carriage returns only": ("a,b\r1,2\r3,4\r", "row 0: no header can be read ("),
-    "NUL bytes": (bytes(64), "no column a; found \0"),
+    "NUL bytes": (bytes(64), "no column a; found '\\x00\\x00"),
+    "a very long line": ("x" * 9000 + "\n", "no column a; found " + "x" * 500 + "..."),
 }
 
 
@@ -165,6 +166,15 @@ def test_what_is_not_as_published_is_told(tmp_path, fault, suffix):
     content, told = REFUSED[fault]
     path = file_of(tmp_path, content, f"log.csv{suffix}")
     assert refusal(path, {"a": Column(low=0, high=9), "b": TEXT}).startswith(f"log.csv{suffix}: {told}")
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [("1,99\n98,1\n", "row 1: b=99"), ("98,1\n1,99\n", "row 1: a=98"), ("1,2\n98,99\n", "row 2: a=98")],
+)
+def test_of_several_numbers_out_of_range_the_first_is_told(tmp_path, rows, told):
+    columns = {"a": Column(high=9), "b": Column(high=9)}
+    assert refusal(file_of(tmp_path, "a,b\n" + rows), columns).startswith(f"log.csv: {told}, expected")
 
 
 def test_a_file_without_a_header_is_refused_alike(tmp_path):
