@@ -152,10 +152,12 @@ def _overlap(parts: Mapping[str, Table]) -> list[str]:
 
 
 def _ids(table: Table, column: str) -> np.ndarray:
-    found = np.zeros(0, np.int64)
+    found = np.zeros(1, bool)  # ids are places of a table, so that one byte each is little
     for begin in range(0, len(table), BLOCK):
-        found = np.union1d(found, np.asarray(table[column][begin : begin + BLOCK]))
-    return found[found > 0]
+        ids = np.asarray(table[column][begin : begin + BLOCK])
+        found = np.pad(found, (0, max(int(ids.max(initial=0)) + 1 - len(found), 0)))
+        found[ids] = True
+    return np.flatnonzero(found[1:]) + 1
 
 
 def _bots(parts: Mapping[str, Table]) -> list[str]:
