@@ -47,7 +47,7 @@ _LOG = {
     "clk": Column(low=0, high=1),
 }
 _ADS = {
-    **{name: _ID for name in ("adgroup_id", "cate_id", "campaign_id", "customer")},
+    **dict.fromkeys(("adgroup_id", "cate_id", "campaign_id", "customer"), _ID),
     "brand": Column(low=0, high=2**31 - 1, missing=True),
     "price": Column("float", low=0),
 }
@@ -61,7 +61,7 @@ _BEHAVIOUR = {
 }
 _ROW_BYTES, _UNZIPPED = 32, 5  # text of a row, at least; size of a text over its gzipped size, about
 _LOG_ROWS = 4  # rows of the log weigh as much as so many of what `buckets` counts: each may become a list of its own
-_PIDS = 62
+_PIDS = 64  # positions, at most; there are two
 
 
 @dataclass(frozen=True)
@@ -122,19 +122,19 @@ def _spread(frames: Callable[..., Any], path: Path, period: Period, count: int, 
 
 
 def _found(folder: Path, count: int, work: Path) -> dict[str, Any]:
-    """The users and ads of the log, ascending, as files; the positions, the commonest first."""
-    users, ads, pids = [], np.zeros(0, np.int32), pl.DataFrame(schema={"pid": pl.String, "len": pl.UInt64})
+    """The users and ads of the log, ascending, as files; and its positions."""
+    users, ads, pids = [np.zeros(0, np.int32)], np.zeros(0, np.int32), set[str]()
     for number in range(count):
         rows = buckets.bucket_rows(folder, number)
-        if rows is None:
-            continue
-        users.append(rows["user"].unique().to_numpy())
-        ads = np.union1d(ads, rows["adgroup_id"].unique().to_numpy())
-        counts = rows.group_by("pid").agg(pl.len().cast(pl.UInt64))
-        pids = pl.concat([pids, counts]).group_by("pid").agg(pl.col("len").sum())
-    np.save(work / "users.npy", np.sort(np.concatenate([np.zeros(0, np.int32), *users])))
+        if rows is not None:
+            users.append(rows["user"].unique().to_numpy())
+            ads = np.union1d(ads, rows["adgroup_id"].unique().to_numpy())
+            pids |= set(rows["pid"].unique())
+    if len(pids) > _PIDS:
+        raise UserError(f"{LOG}: {len(pids)} different pid, such as {min(pids)!r}; expected at most {_PIDS}")
+    np.save(work / "users.npy", np.sort(np.concatenate(users)))
     np.save(work / "ads.npy", ads)
-    return {"pids": pids.sort(["len", "pid"], descending=[True, False])["pid"].head(_PIDS).to_list()}
+    return {"pids": sorted(pids)}
 
 
 def _whole(path: Path, columns: dict[str, Column], key: str) -> pl.DataFrame:
@@ -176,7 +176,7 @@ def _catalogue(folder: Path, config: TaobaoAdsConfig, writer: StoreWriter, pids:
         brand=ads["brand"].fill_null(-1).cast(pl.Int32).to_numpy(),
         pids=tuple(pids),
         context=user_end,
-        user_categories=user_end + HOURS + len(pids) + 1,
+        user_categories=user_end + HOURS + len(pids),
         item_categories=item_end,
     )
     lines = [
@@ -249,8 +249,8 @@ def _lines(config: TaobaoAdsConfig, counted: dict[str, Any], totals: dict[str, i
     ]
     return [
         *lines,
-        f"{LOG}: {totals['duplicates']:,} exact duplicates removed, {totals['conflicts']:,} impressions with both labels "
-        f"counted as clicked; {totals['repeated']:,} times an ad is again in a list, shown later",
+        f"{LOG}: {totals['duplicates']:,} exact duplicates removed, {totals['conflicts']:,} impressions with both labels"
+        f" counted as clicked; {totals['repeated']:,} times an ad is again in a list, shown later",
         f"lists: impressions of a user {of}, in order of time, cut at {config.width} (the rest is a list of its own); "
         "stored clicked first; hour and position (pid) of a list are those of its first impression",
         f"history: last {config.history} {config.history_of} of the log before a list's first impression",
@@ -260,7 +260,7 @@ def _lines(config: TaobaoAdsConfig, counted: dict[str, Any], totals: dict[str, i
 def _warnings(config: TaobaoAdsConfig) -> list[str]:
     warnings = [
         "the data set has no requests: lists are a choice of the protocol, and hit rates depend on it",
-        "impressions only: no stage below exposure, and no ranker; HCCP's teacher is a DIN trained on these impressions",
+        "impressions only: no stage below exposure, and no ranker; HCCP's teacher is a DIN trained on them first",
         "HCCP's Table 2 has an AUC of .75 to .78, far above what is usual on this data (about .65): not to be expected",
         "items and users have exact ids, also those that only the test day has; their embeddings are not trained",
         "history reaches back to the first day only, so that lists of the first days have little of it",

@@ -85,7 +85,7 @@ class Known:
         category: [ads] int32 published category, -1 unknown.
         brand: [ads] int32 likewise.
         pids: positions, in the order of their codes.
-        context: first of a list's own codes in the vocabulary of users: hours, then positions, then others.
+        context: first of a list's own codes in the vocabulary of users: hours, then positions.
         user_categories: size of that vocabulary.
         item_categories: size of the vocabulary of ads' fields.
     """
@@ -114,12 +114,16 @@ def _day(name: str, text: str) -> int:
         raise UserError(f"{name}={text!r}: expected a date YYYYMMDD") from None
 
 
-def _distinct(rows: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Each impression once, by user and time."""
-    once = rows.unique(maintain_order=False)
+def _distinct(rows: pl.DataFrame, pids: tuple[str, ...]) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Each impression once, by user and time, with codes of positions."""
     keys = ["user", "time_stamp", "adgroup_id", "pid"]
-    impressions = once.group_by(keys).agg(pl.col("click").max()).sort(keys)
-    counts = {"duplicates": rows.height - once.height, "conflicts": once.height - impressions.height}
+    click = pl.col("click")
+    rows = rows.with_columns(
+        pl.col("pid").replace_strict({pid: code for code, pid in enumerate(pids)}, return_dtype=pl.Int8)
+    )
+    impressions = rows.group_by(keys).agg(click.max(), both=click.min() < click.max()).sort(keys)
+    conflicts = int(impressions["both"].sum())
+    counts = {"duplicates": rows.height - impressions.height - conflicts, "conflicts": conflicts}
     return impressions, counts
 
 
@@ -133,7 +137,7 @@ def requests(rows: pl.DataFrame, past: pl.DataFrame | None, known: Known, period
         period: days of the parts.
         config: a `TaobaoAdsConfig`.
     """
-    frame, counts = _distinct(rows)
+    frame, counts = _distinct(rows, known.pids)
     user = np.searchsorted(known.users, frame["user"].to_numpy()) + 1
     ad = np.searchsorted(known.ads, frame["adgroup_id"].to_numpy()) + 1
     seconds, click = frame["time_stamp"].to_numpy(), frame["click"].to_numpy()
@@ -147,12 +151,13 @@ def requests(rows: pl.DataFrame, past: pl.DataFrame | None, known: Known, period
     mask = lists.padded(slots, config.width, np.ones(len(user), bool))
     cross = None
     if config.behaviours:
-        cross = lists.padded(slots, config.width, _cross(past, known, period, user, ad, seconds[first][slots.row])[order])
-    codes = {pid: known.context + HOURS + code for code, pid in enumerate(known.pids)}
-    pid = frame["pid"][first].replace_strict(codes, default=known.user_categories - 1, return_dtype=pl.Int32)
-    hour = known.context + (seconds[first] // 3600 + ZONE) % HOURS
+        cross = lists.padded(
+            slots, config.width, _cross(past, known, period, user, ad, seconds[first][slots.row])[order]
+        )
+    hour, pid = (seconds[first] // 3600 + ZONE) % HOURS, frame["pid"].to_numpy()[first]
+    context = known.context + np.stack([hour, HOURS + pid], axis=1).astype(np.int32)
     batch = RequestBatch(
-        user={"id": user[first].astype(np.int32), "categorical": np.stack([hour, pid.to_numpy()], 1).astype(np.int32)},
+        user={"id": user[first].astype(np.int32), "categorical": context},
         history={"id": history, "groups": real[..., None].astype(np.float32)},
         history_mask=real,
         items={"id": lists.padded(slots, config.width, ad[order].astype(np.int32))},
@@ -168,8 +173,8 @@ def requests(rows: pl.DataFrame, past: pl.DataFrame | None, known: Known, period
         part: {name: column[chosen] for name, column in columns.items()}
         for part, chosen in period.parts(day[first]).items()
     }
-    pairs = slots.row * (len(known.ads) + 1) + ad
-    return Made(parts, counts | {"repeated": len(pairs) - len(np.unique(pairs))})
+    pairs = np.sort(slots.row * (len(known.ads) + 1) + ad)
+    return Made(parts, counts | {"repeated": int((np.diff(pairs) == 0).sum())})
 
 
 def _history(
