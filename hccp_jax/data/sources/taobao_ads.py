@@ -27,7 +27,7 @@ from hccp_jax.data.csv_stream import Column
 from hccp_jax.data.guards import PARTS
 from hccp_jax.data.sources import taobao_ads_lists as ad_lists
 from hccp_jax.data.sources.dataset import DataSet, Facts, PublishedFile
-from hccp_jax.data.sources.taobao_ads_lists import BEHAVIOUR_DAYS, CROSS, HOURS, ZONE, Known, Period
+from hccp_jax.data.sources.taobao_ads_lists import BEHAVIOUR_DAYS, CROSS, HOURS, ZONE, Known, Made, Period
 from hccp_jax.data.store_writer import StoreWriter
 from hccp_jax.errors import UserError
 
@@ -60,7 +60,7 @@ _BEHAVIOUR = {
     "brand": Column(low=0, high=2**31 - 1, missing=True),
 }
 _ROW_BYTES, _UNZIPPED = 32, 5  # text of a row, at least; size of a text over its gzipped size, about
-_LOG_ROWS = 4  # rows of the log weigh as much as so many of what `buckets` counts: each may become a list of its own
+_LOG_ROWS = 8  # a row of the log weighs as much as so many that `buckets` counts: it may become a list of its own
 _PIDS = 64  # positions, at most; there are two
 
 
@@ -208,10 +208,10 @@ def convert(folder: Path, config: TaobaoAdsConfig, writer: StoreWriter, say: Cal
             continue
         past = buckets.bucket_rows(writer.work / "behaviours", number)
         made = functools.cache(functools.partial(ad_lists.requests, rows, past, known, period, config))
-        for name, more in writer.step(f"bucket {number}", lambda made=made: made().counts).items():
+        for name, more in writer.step(f"bucket {number}", functools.partial(_counts, made)).items():
             totals[name] += more
         for part in PARTS:
-            writer.shard(part, f"{number:04}", lambda made=made, part=part: made().parts[part])
+            writer.shard(part, f"{number:04}", functools.partial(_part, made, part))
         say(f"lists: bucket {number + 1} of {count}")
     for part in PARTS:
         if part not in writer.tables or not len(writer.opened(part)):
@@ -236,6 +236,14 @@ def convert(folder: Path, config: TaobaoAdsConfig, writer: StoreWriter, say: Cal
     )
 
 
+def _counts(made: Callable[[], Made]) -> dict[str, int]:
+    return made().counts
+
+
+def _part(made: Callable[[], Made], part: str) -> dict[str, np.ndarray]:
+    return made().parts[part]
+
+
 def _rows(path: Path) -> int:
     """Rows of a file, about, and rather too many."""
     return path.stat().st_size * (_UNZIPPED if path.suffix == ".gz" else 1) // _ROW_BYTES + 1
@@ -249,7 +257,7 @@ def _lines(config: TaobaoAdsConfig, counted: dict[str, Any], totals: dict[str, i
     ]
     return [
         *lines,
-        f"{LOG}: {totals['duplicates']:,} exact duplicates removed, {totals['conflicts']:,} impressions with both labels"
+        f"{LOG}: {totals['duplicates']:,} duplicates removed, {totals['conflicts']:,} impressions with both labels"
         f" counted as clicked; {totals['repeated']:,} times an ad is again in a list, shown later",
         f"lists: impressions of a user {of}, in order of time, cut at {config.width} (the rest is a list of its own); "
         "stored clicked first; hour and position (pid) of a list are those of its first impression",

@@ -118,9 +118,8 @@ def _distinct(rows: pl.DataFrame, pids: tuple[str, ...]) -> tuple[pl.DataFrame, 
     """Each impression once, by user and time, with codes of positions."""
     keys = ["user", "time_stamp", "adgroup_id", "pid"]
     click = pl.col("click")
-    rows = rows.with_columns(
-        pl.col("pid").replace_strict({pid: code for code, pid in enumerate(pids)}, return_dtype=pl.Int8)
-    )
+    code = pl.col("pid").replace_strict(list(pids), list(range(len(pids))), return_dtype=pl.Int8)
+    rows = rows.with_columns(code)
     impressions = rows.group_by(keys).agg(click.max(), both=click.min() < click.max()).sort(keys)
     conflicts = int(impressions["both"].sum())
     counts = {"duplicates": rows.height - impressions.height - conflicts, "conflicts": conflicts}
@@ -148,26 +147,26 @@ def requests(rows: pl.DataFrame, past: pl.DataFrame | None, known: Known, period
     slots = lists.lists_by((user, day), config.width, gap)
     first, order = slots.first, lists.reordered(slots, slots.slot, -click)
     history, real, history_time = _history(user, ad, time, click, first, config)
-    mask = lists.padded(slots, config.width, np.ones(len(user), bool))
-    cross = None
-    if config.behaviours:
-        cross = lists.padded(
-            slots, config.width, _cross(past, known, period, user, ad, seconds[first][slots.row])[order]
-        )
+    before = seconds[first][slots.row]
+    cross = _cross(past, known, period, user, ad, before) if config.behaviours else None
     hour, pid = (seconds[first] // 3600 + ZONE) % HOURS, frame["pid"].to_numpy()[first]
     context = known.context + np.stack([hour, HOURS + pid], axis=1).astype(np.int32)
-    batch = RequestBatch(
-        user={"id": user[first].astype(np.int32), "categorical": context},
-        history={"id": history, "groups": real[..., None].astype(np.float32)},
-        history_mask=real,
-        items={"id": lists.padded(slots, config.width, ad[order].astype(np.int32))},
-        cross=cross,
-        stage=np.where(mask, Stage.EXPOSED, Stage.PADDING).astype(np.int8),
-        rank=lists.padded(slots, config.width, slots.slot[order].astype(np.int32), -1),
-        labels={"click": lists.padded(slots, config.width, click[order].astype(np.float32))},
-        teacher={},
-        mask=mask,
-    )
+
+    def padded(values: np.ndarray, empty: int = 0) -> Any:
+        return lists.padded(slots, config.width, values[order], empty)
+
+    batch_fields: dict[str, Any] = {
+        "user": {"id": user[first].astype(np.int32), "categorical": context},
+        "history": {"id": history, "groups": real[..., None].astype(np.float32)},
+        "history_mask": real,
+        "items": {"id": padded(ad.astype(np.int32))},
+        "cross": None if cross is None else padded(cross),
+        "stage": padded(np.full(len(user), Stage.EXPOSED, np.int8)),
+        "rank": padded(slots.slot.astype(np.int32), -1),
+        "labels": {"click": padded(click.astype(np.float32))},
+        "mask": padded(np.ones(len(user), bool)),
+    }
+    batch = RequestBatch(**batch_fields, teacher={})
     columns = {**columns_of(batch), TIME: time[first], HISTORY_TIME: history_time}
     parts = {
         part: {name: column[chosen] for name, column in columns.items()}
