@@ -7,6 +7,7 @@ from hccp_jax.data.sources.dataset import DataSet
 from hccp_jax.errors import UserError
 
 SOURCES = {
+    "ali_ccp": "ali_ccp",
     "kuairand": "kuairand",
     "taobao_ads": "taobao_ads",
 }  # name -> module of this package, which has a DATASET of that name in DATASETS
