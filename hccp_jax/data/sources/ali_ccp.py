@@ -22,18 +22,20 @@ import polars as pl
 from hccp_jax.config import field
 from hccp_jax.data import buckets, csv_stream
 from hccp_jax.data.catalogue import FeatureSpec
+from hccp_jax.data.guards import PARTS
 from hccp_jax.data.sources import ali_ccp_files as files
-from hccp_jax.data.sources.ali_ccp_lists import CROSS, Known, Made, requests
+from hccp_jax.data.sources import bucket_shards
+from hccp_jax.data.sources.ali_ccp_lists import CROSS, Known, requests
 from hccp_jax.data.sources.dataset import DataSet, Facts, PublishedFile
 from hccp_jax.data.store_writer import StoreWriter
-from hccp_jax.errors import UserError
 
 USER, ITEM, CONTEXT = "101", "205", "301"
 PROFILE = ("121", "122", "124", "125", "126", "127", "128", "129")
 PAST = ("109_14", "110_14", "127_14", "150_14")  # the user's categories, shops, brands and intentions
 ITEM_FIELDS, INTENTION = ("206", "207", "216"), "210"
 PUBLISHED = ("train", "test")
-_ROW_BYTES, _UNZIPPED, _WEIGHT = 100, 5, 8  # as in taobao_ads
+_TABLES = {"train": ("train", "validation"), "test": ("test",)}
+_ROW_BYTES, _WEIGHT = 100, 8  # of a sample's text, at least; a sample may become a list of its own
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ def convert(folder: Path, config: AliCcpConfig, writer: StoreWriter, say: Callab
         for name, (file, _) in kinds.items()
         for part in PUBLISHED
     }
-    count = max(buckets.how_many(_rows(paths["samples", part]) * _WEIGHT) for part in PUBLISHED)
+    count = max(bucket_shards.how_many(paths["samples", part], _ROW_BYTES, _WEIGHT) for part in PUBLISHED)
     told = {}
     for (name, part), path in paths.items():
         spread = functools.partial(_spread, kinds[name][1], path, config, writer.work, part, count, name)
@@ -198,15 +200,12 @@ def convert(folder: Path, config: AliCcpConfig, writer: StoreWriter, say: Callab
             if rows is None or sessions is None:
                 totals["orphans"] += 0 if rows is None else rows.height
                 continue
-            made = functools.cache(functools.partial(requests, rows, sessions, known, config, part == "train"))
-            for name, more in writer.step(f"{part} {number}", functools.partial(_counts, made)).items():
+            make = functools.partial(requests, rows, sessions, known, config, part == "train")
+            for name, more in bucket_shards.write(writer, f"{number:04}", _TABLES[part], make).items():
                 totals[name] += more
-            for table in ("train", "validation") if part == "train" else ("test",):
-                writer.shard(table, f"{number:04}", functools.partial(_part, made, table))
             say(f"{part}: bucket {number + 1} of {count}")
-    for table in ("train", "validation", "test"):
-        if table not in writer.tables or not len(writer.opened(table)):
-            raise UserError(f"{folder}: no sample of the {table} part has common features; see validation_percent")
+    why = "{}: no sample of the {} part has common features; see validation_percent"
+    bucket_shards.refuse_empty(writer, PARTS, lambda table: why.format(folder, table))
     vocabulary = {"items.id": spec.items, "history.id": spec.items, "user.id": spec.users}
     return Facts(
         spec=spec,
@@ -216,18 +215,6 @@ def convert(folder: Path, config: AliCcpConfig, writer: StoreWriter, say: Callab
         timed=False,
         more={"cross": list(CROSS), "rank": "order of the file"},
     )
-
-
-def _counts(made: Callable[[], Made]) -> dict[str, int]:
-    return made().counts
-
-
-def _part(made: Callable[[], Made], table: str) -> dict[str, np.ndarray]:
-    return made().parts[table]
-
-
-def _rows(path: Path) -> int:
-    return path.stat().st_size * (_UNZIPPED if path.suffix == ".gz" else 1) // _ROW_BYTES + 1
 
 
 def _lines(config: AliCcpConfig, told: dict[tuple[str, str], dict[str, int]], totals: dict[str, int]) -> list[str]:

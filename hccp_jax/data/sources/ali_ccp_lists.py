@@ -4,7 +4,7 @@ Axes: n samples of the bucket, s sessions, U lists, K slots.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,6 +12,7 @@ import polars as pl
 from hccp_jax.data import lists
 from hccp_jax.data.requests import RequestBatch, Stage
 from hccp_jax.data.sources.ali_ccp_files import codes, slot_names
+from hccp_jax.data.sources.bucket_shards import Made
 from hccp_jax.data.store import columns_of
 
 CROSS = ("508", "509", "702", "853")
@@ -31,13 +32,6 @@ class Known:
     users: np.ndarray
     items: np.ndarray
     categories: dict[str, tuple[np.ndarray, int]]
-
-
-class Made(NamedTuple):
-    """Columns of each part, and counts."""
-
-    parts: dict[str, dict[str, np.ndarray]]
-    counts: dict[str, int]
 
 
 def _joined(rows: pl.DataFrame, sessions: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:

@@ -25,9 +25,10 @@ from hccp_jax.data import buckets, csv_stream, fields
 from hccp_jax.data.catalogue import FeatureSpec
 from hccp_jax.data.csv_stream import Column
 from hccp_jax.data.guards import PARTS
+from hccp_jax.data.sources import bucket_shards
 from hccp_jax.data.sources import taobao_ads_lists as ad_lists
 from hccp_jax.data.sources.dataset import DataSet, Facts, PublishedFile
-from hccp_jax.data.sources.taobao_ads_lists import BEHAVIOUR_DAYS, CROSS, HOURS, ZONE, Known, Made, Period
+from hccp_jax.data.sources.taobao_ads_lists import BEHAVIOUR_DAYS, CROSS, HOURS, ZONE, Known, Period
 from hccp_jax.data.store_writer import StoreWriter
 from hccp_jax.errors import UserError
 
@@ -59,8 +60,8 @@ _BEHAVIOUR = {
     "cate": _ID,
     "brand": Column(low=0, high=2**31 - 1, missing=True),
 }
-_ROW_BYTES, _UNZIPPED = 32, 5  # text of a row, at least; size of a text over its gzipped size, about
-_LOG_ROWS = 8  # a row of the log weighs as much as so many that `buckets` counts: it may become a list of its own
+_ROW_BYTES = 32  # of a row's text, at least
+_LOG_WEIGHT = 8  # an impression may become a list of its own
 _PIDS = 64  # positions, at most; there are two
 
 
@@ -189,11 +190,11 @@ def _catalogue(folder: Path, config: TaobaoAdsConfig, writer: StoreWriter, pids:
 def convert(folder: Path, config: TaobaoAdsConfig, writer: StoreWriter, say: Callable[[str], None]) -> Facts:
     """Spread the log by user, then make one shard of each part from each bucket."""
     period = Period.of(config)
-    files = {"impressions": (LOG, _impressions, _LOG_ROWS)}
+    files = {"impressions": (LOG, _impressions, _LOG_WEIGHT)}
     if config.behaviours:
         files["behaviours"] = (BEHAVIOUR, _past_behaviours, 1)
     paths = {name: csv_stream.find(folder, file) for name, (file, _, _) in files.items()}
-    count = max(buckets.how_many(_rows(paths[name]) * weight) for name, (_, _, weight) in files.items())
+    count = max(bucket_shards.how_many(paths[name], _ROW_BYTES, weight) for name, (_, _, weight) in files.items())
     counted: dict[str, Any] = {}
     for name, (file, frames, _) in files.items():
         spread = functools.partial(_spread, frames, paths[name], period, count, writer.work / name)
@@ -207,15 +208,12 @@ def convert(folder: Path, config: TaobaoAdsConfig, writer: StoreWriter, say: Cal
         if rows is None:
             continue
         past = buckets.bucket_rows(writer.work / "behaviours", number)
-        made = functools.cache(functools.partial(ad_lists.requests, rows, past, known, period, config))
-        for name, more in writer.step(f"bucket {number}", functools.partial(_counts, made)).items():
+        make = functools.partial(ad_lists.requests, rows, past, known, period, config)
+        for name, more in bucket_shards.write(writer, f"{number:04}", PARTS, make).items():
             totals[name] += more
-        for part in PARTS:
-            writer.shard(part, f"{number:04}", functools.partial(_part, made, part))
         say(f"lists: bucket {number + 1} of {count}")
-    for part in PARTS:
-        if part not in writer.tables or not len(writer.opened(part)):
-            raise UserError(f"{LOG}: no impressions {period.words(part)}; see first_day and test_day")
+    why = "{}: no impressions {}; see first_day and test_day"
+    bucket_shards.refuse_empty(writer, PARTS, lambda part: why.format(LOG, period.words(part)))
     spec = FeatureSpec(
         users=len(known.users) + 1,
         items=len(known.ads) + 1,
@@ -234,19 +232,6 @@ def convert(folder: Path, config: TaobaoAdsConfig, writer: StoreWriter, say: Cal
         warnings=_warnings(config),
         more={"cross": list(CROSS) if config.behaviours else [], "rank": "order of exposure"},
     )
-
-
-def _counts(made: Callable[[], Made]) -> dict[str, int]:
-    return made().counts
-
-
-def _part(made: Callable[[], Made], part: str) -> dict[str, np.ndarray]:
-    return made().parts[part]
-
-
-def _rows(path: Path) -> int:
-    """Rows of a file, about, and rather too many."""
-    return path.stat().st_size * (_UNZIPPED if path.suffix == ".gz" else 1) // _ROW_BYTES + 1
 
 
 def _lines(config: TaobaoAdsConfig, counted: dict[str, Any], totals: dict[str, int]) -> list[str]:

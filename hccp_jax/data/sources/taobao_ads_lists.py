@@ -5,7 +5,7 @@ Axes: n impressions of the bucket, U lists, K slots, H history.
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,6 +13,7 @@ import polars as pl
 from hccp_jax.data import lists
 from hccp_jax.data.guards import HISTORY_TIME, TIME
 from hccp_jax.data.requests import RequestBatch, Stage
+from hccp_jax.data.sources.bucket_shards import Made
 from hccp_jax.data.store import columns_of
 from hccp_jax.errors import UserError
 
@@ -98,13 +99,6 @@ class Known:
     context: int
     user_categories: int
     item_categories: int
-
-
-class Made(NamedTuple):
-    """Columns of each part, and counts."""
-
-    parts: dict[str, dict[str, np.ndarray]]
-    counts: dict[str, int]
 
 
 def _day(name: str, text: str) -> int:
