@@ -1,91 +1,33 @@
-"""Ali-CCP: every sample once, with what a slow reading of the published text gives; strict files."""
+"""Ali-CCP: every sample once, with what a slow reading of the published text gives."""
 
-import gzip
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
+from ali_ccp_synthetic import (
+    CROSS,
+    HELD,
+    PAST,
+    PROFILE,
+    TRAINING,
+    columns,
+    converted,
+    sample,
+    session,
+    small,
+    write_all,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hccp_jax.data.convert import convert
-from hccp_jax.data.requests import validate
 from hccp_jax.data.sources.ali_ccp_lists import held_out
-from hccp_jax.errors import UserError
-
-PAST, CROSS = ("109_14", "110_14", "127_14", "150_14"), ("508", "509", "702", "853")
-PROFILE = ("121", "122", "124", "125", "126", "127", "128", "129")
-TRAINING, HELD = "00000001c0ffee00", "00000000c0ffee00"  # the second is of the validation part: see `test_held_out`
 
 
 @pytest.fixture(autouse=True)
 def few_samples(monkeypatch):
     """Crossed values of so few samples may separate their labels, which the guards take for a leak."""
     monkeypatch.setattr("hccp_jax.data.guards.TELLS", 2.0)
-
-
-def features(entries) -> str:
-    return f"{len(entries)}," + "\x01".join(f"{field}\x02{number}\x03{value}" for field, number, value in entries)
-
-
-def session(index: str, user: int, past=()) -> str:
-    entries = [("101", user, "1.0"), ("121", 40 + user % 3, "1.0"), ("122", 50, "1.0"), *past]
-    return f"{index},{features(entries)}"
-
-
-def sample(number: int, click: int, purchase: int, index: str, item: int, context=301, cross=(), more=()) -> str:
-    entries = [("216", 900, "1.0"), ("301", context, "1.0"), ("205", item, "1.0"), ("206", 70 + item % 2, "1.0")]
-    return f"{number},{click},{purchase},{index},{features([*entries, *cross, *more])}"
-
-
-def write_all(
-    folder: Path, train: list[str], test: list[str], sessions: dict[str, list[str]], *, gz=False, end="\n"
-) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = {"sample_skeleton_train": train, "sample_skeleton_test": test}
-    parts |= {f"common_features_{part}": lines for part, lines in sessions.items()}
-    for name, lines in parts.items():
-        text = "".join(line + end for line in lines).encode()
-        (folder / (f"{name}.csv" + ".gz" * gz)).write_bytes(gzip.compress(text) if gz else text)
-    return folder
-
-
-def small(folder: Path, **how) -> Path:
-    past = [("109_14", 7, "0.5"), ("109_14", 8, "2.5"), ("109_14", 6, "2.5"), ("127_14", 3, "1")]
-    train = [
-        sample(1, 0, 0, TRAINING, 11),
-        sample(2, 1, 1, TRAINING, 12, cross=[("508", 1, "2.30259"), ("853", 4, "0.1"), ("853", 5, "1.5")]),
-        sample(3, 1, 0, TRAINING, 13, more=[("210", 5, "1.0"), ("210", 6, "1.0"), ("999", 1, "1.0")]),
-        sample(4, 0, 0, HELD, 11),
-    ]
-    test = [sample(1, 1, 0, TRAINING, 11, context=302), sample(2, 0, 0, TRAINING, 14)]
-    sessions = {"train": [session(TRAINING, 5, past), session(HELD, 6)], "test": [session(TRAINING, 5, past[2:])]}
-    return write_all(folder, train, test, sessions, **how)
-
-
-def converted(folder: Path, output: Path, **changes):
-    return convert("ali_ccp", folder, output, changes, lambda line: None)
-
-
-def columns(store, part: str) -> list:
-    """(user, [(item, click, purchase, rank, crossed values)], codes) of each request of a part."""
-    users, items = store["published_users"]["id"], store["published_items"]["id"]
-    batch, rows = validate(store[part].requests()), []
-    for row in range(len(store[part])):
-        members = [
-            (
-                int(items[batch.items["id"][row, slot]]),
-                int(batch.labels["click"][row, slot]),
-                int(batch.labels["purchase"][row, slot]),
-                int(batch.rank[row, slot]),
-                tuple(round(float(value), 5) for value in batch.cross[row, slot]),
-            )
-            for slot in np.flatnonzero(batch.mask[row])
-        ]
-        rows.append((int(users[batch.user["id"][row]]), members, tuple(batch.user["categorical"][row].tolist())))
-        assert not batch.history_mask[row].any()
-    return rows
 
 
 def test_a_small_copy_by_hand(tmp_path):
@@ -279,85 +221,3 @@ def test_many_buckets_hold_what_one_does_and_a_stopped_conversion_goes_on(tmp_pa
     for part in ("train", "validation", "test"):
         assert sorted(columns(one, part)) == sorted(columns(many, part))
     assert Counter(one.facts["lines"]) == Counter(many.facts["lines"])
-
-
-def refused(folder: Path, output: Path, match: str) -> None:
-    with pytest.raises(UserError, match=match) as caught:
-        converted(folder, output)
-    assert "\n" not in str(caught.value)
-    assert not output.exists()
-    assert not output.with_name(f"{output.name}.partial").exists()
-
-
-@pytest.mark.parametrize(
-    ("name", "old", "new", "match"),
-    [
-        (
-            "sample_skeleton_train.csv",
-            "1,0,0",
-            "1,0,2",
-            r"train\.csv: row 1: purchase=2, expected an int",
-        ),
-        ("sample_skeleton_test.csv", "1,1,0,", "1,1,", r"skeleton_test\.csv: row 1: 5 fields, expected 6"),
-        (
-            "sample_skeleton_train.csv",
-            TRAINING,
-            "the user",
-            r"row 1: common_feature_index='the user', expected a hex",
-        ),
-        (
-            "sample_skeleton_train.csv",
-            ",4,216",
-            ",5,216",
-            r"train\.csv: row 1: 4 entries in feature_list, expected 5",
-        ),
-        (
-            "common_features_train.csv",
-            "\x0242",
-            "\x02x",
-            r"row 1: feature_list has '121\\x02x\\x031\.0', exp",
-        ),
-        (
-            "common_features_test.csv",
-            "\x0242",
-            "\x029999999999",
-            r"row 1: feature_list has '121\\x029999999999",
-        ),
-        (
-            "common_features_test.csv",
-            "\x031.0",
-            "\x03nan",
-            r"row 1: feature_list has '101\\x025\\x03nan', exp",
-        ),
-        (
-            "common_features_test.csv",
-            "\x031.0\x01121",
-            "\x01121",
-            r"row 1: feature_list has '101\\x025', exp",
-        ),
-        ("sample_skeleton_test.csv", "\x01", ";", r"skeleton_test\.csv: row 1: 3 entries in feature_list, expected 4"),
-    ],
-)
-def test_what_is_not_as_published_is_refused_in_one_line(tmp_path, name, old, new, match):
-    path = small(tmp_path / "in") / name
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-    refused(tmp_path / "in", tmp_path / "out", match)
-
-
-def test_cut_off_garbage_and_missing_files(tmp_path):
-    path = small(tmp_path / "in") / "common_features_test.csv"
-    good = path.read_text()
-    path.write_text(good[:-1])
-    refused(tmp_path / "in", tmp_path / "out", r"common_features_test\.csv: row 1: cut off, no end of line")
-    path.write_bytes(bytes(range(256)) * 8)
-    refused(tmp_path / "in", tmp_path / "out", r"common_features_test\.csv: ")
-    path.write_text("sample_id,click\n" + good)
-    refused(tmp_path / "in", tmp_path / "out", r"common_features_test\.csv: row 1: 2 fields, expected 3")
-    path.write_text(session("00000005abcdef", 3) + "\n")
-    refused(tmp_path / "in", tmp_path / "out", "no sample of the test part has common features")
-    path.unlink()
-    refused(tmp_path / "in", tmp_path / "out", r"no common_features_test\.csv there")
-    (tmp_path / "in" / "common_features_test.csv.gz").write_bytes(gzip.compress(good.encode())[:-12])
-    refused(tmp_path / "in", tmp_path / "out", r"common_features_test\.csv\.gz: damaged after row")
