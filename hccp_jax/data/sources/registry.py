@@ -7,9 +7,11 @@ from hccp_jax.data.sources.dataset import DataSet
 from hccp_jax.errors import UserError
 
 SOURCES = {
+    "ali_ccp": "ali_ccp",
     "kuairand": "kuairand",
     "kuairand_1k": "kuairand_large",
     "kuairand_27k": "kuairand_large",
+    "taobao_ads": "taobao_ads",
 }  # name -> module of this package, which has a DATASET of that name in DATASETS
 
 
