@@ -107,9 +107,9 @@ def _telling(name: str, table: Table) -> None:
             positive = np.concatenate(parts) > 0
             if not positive.any() or positive.all():
                 continue
-            area = _area(values, positive)
-            if max(area, 1 - area) >= TELLS:
-                raise UserError(f"{name}: {column} tells {task} (AUC {area:.3f}): it was made from the label")
+            found_area = area(values, positive)
+            if max(found_area, 1 - found_area) >= TELLS:
+                raise UserError(f"{name}: {column} tells {task} (AUC {found_area:.3f}): it was made from the label")
 
 
 def _numbers(batch: RequestBatch, exposed: np.ndarray) -> dict[str, np.ndarray]:
@@ -129,8 +129,10 @@ def _numbers(batch: RequestBatch, exposed: np.ndarray) -> dict[str, np.ndarray]:
     return found
 
 
-def _area(values: np.ndarray, label: np.ndarray) -> float:
-    """AUC, ties counted half."""
+def area(values: np.ndarray, label: np.ndarray) -> float:
+    """AUC of [n] values for [n] bool labels, ties counted half; NaN where there is one class only."""
+    if not label.any() or label.all():
+        return float("nan")
     _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
     rank = np.cumsum(counts) - (counts - 1) / 2
     positives = label.sum()

@@ -8,6 +8,11 @@ from hccp_jax.errors import UserError
 
 SOURCES = {
     "kuairand": "kuairand",
+    "movielens": "movielens",
+    "amazon_electronics": "amazon_electronics",
+    "jd_ad": "jd_ad",
+    "toutiao": "toutiao",
+    "kuairec": "kuairec",
 }  # name -> module of this package, which has a DATASET of that name in DATASETS
 
 
