@@ -154,10 +154,13 @@ def _overlap(parts: Mapping[str, Table]) -> list[str]:
 
 
 def _ids(table: Table, column: str) -> np.ndarray:
-    found = np.zeros(0, np.int64)
+    """The ids of a table, ascending, without the padding."""
+    seen = np.zeros(1, bool)
     for begin in range(0, len(table), BLOCK):
-        found = np.union1d(found, np.asarray(table[column][begin : begin + BLOCK]))
-    return found[found > 0]
+        ids = np.asarray(table[column][begin : begin + BLOCK]).reshape(-1)
+        seen = np.pad(seen, (0, max(int(ids.max()) + 1 - len(seen), 0)))
+        seen[ids] = True
+    return np.flatnonzero(seen[1:]) + 1
 
 
 def _bots(parts: Mapping[str, Table]) -> list[str]:
