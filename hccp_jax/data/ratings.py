@@ -17,8 +17,7 @@ import numpy as np
 from hccp_jax.config import field
 from hccp_jax.data.guards import HISTORY_TIME, PARTS, TIME, area
 from hccp_jax.data.lists import Slots, earlier, lists_by, local_day, padded
-from hccp_jax.data.requests import RequestBatch, Stage
-from hccp_jax.data.store import columns_of
+from hccp_jax.data.requests import Stage
 from hccp_jax.data.store_writer import StoreWriter
 from hccp_jax.errors import UserError
 
@@ -42,7 +41,9 @@ class RatingsConfig:
     history: int = field(50, "H: latest positively rated items before the request", at_least=1)
     item_rating: bool = field(False, "adds items.dense: mean and log count of an item's past labels")
     leak: str = field(
-        "none", "public_code: user and item means from the labels to predict, as published", choices=("none", "public_code")
+        "none",
+        "public_code: user and item means from the labels to predict, as published",
+        choices=("none", "public_code"),
     )
 
 
@@ -141,26 +142,29 @@ class RequestLists:
         user, time = log.user[slots.first], log.time[slots.first]
         ids, times, mask = self._history(user, time)
         real = padded(slots, width, np.ones(len(log.user), bool))
-        items = {"id": padded(slots, width, log.item)}
+        columns = {
+            "user.id": user,
+            "user.dense": self.user_dense[begin:end],
+            "history.id": ids,
+            "history.groups": mask[..., None].astype(np.float32),
+            "history_mask": mask,
+            "items.id": padded(slots, width, log.item),
+            "stage": np.where(real, int(Stage.EXPOSED), int(Stage.PADDING)).astype(np.int8),
+            "rank": np.full(real.shape, -1, np.int32),
+            "labels.click": padded(slots, width, log.positive),
+            "mask": real,
+            TIME: time,
+            HISTORY_TIME: times,
+        }
         if self.protocol.item_rating:
-            items["dense"] = padded(slots, width, self.item_dense[rows])
-        batch = RequestBatch(
-            user={"id": user, "dense": self.user_dense[begin:end]},
-            history={"id": ids, "groups": mask[..., None].astype(np.float32)},
-            history_mask=mask,
-            items=items,
-            cross=None,
-            stage=np.where(real, int(Stage.EXPOSED), int(Stage.PADDING)).astype(np.int8),
-            rank=np.full(real.shape, -1, np.int32),
-            labels={"click": padded(slots, width, log.positive)},
-            teacher={},
-            mask=real,
-        )
-        return {**columns_of(batch), TIME: time, HISTORY_TIME: times}
+            columns["items.dense"] = padded(slots, width, self.item_dense[rows])
+        return columns
 
     def _history(self, user: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ids and times of the latest positively rated items before each request, [U, H], and the mask."""
-        rows = slice(np.searchsorted(self.known.user, user.min()), np.searchsorted(self.known.user, user.max(), "right"))
+        rows = slice(
+            np.searchsorted(self.known.user, user.min()), np.searchsorted(self.known.user, user.max(), "right")
+        )
         liked = self.known.at(rows)
         liked = liked.at(liked.positive > 0)
         if not len(liked.user):
@@ -188,7 +192,9 @@ def request_lists(ratings: Ratings, protocol: RatingsConfig, scope: str) -> tupl
     count, positives = past_counts(known.user, known.time, known.positive, log.user[slots.first], before)
     honest = past_mean(count, positives)
     of_items = known.at(np.lexsort((known.time, known.item)))
-    item_count, item_positives = past_counts(of_items.item, of_items.time, of_items.positive, log.item, before[slots.row])
+    item_count, item_positives = past_counts(
+        of_items.item, of_items.time, of_items.positive, log.item, before[slots.row]
+    )
     item_mean = past_mean(item_count, item_positives)
     within = part if scope == "part" else np.zeros_like(part)
     leaking = public_code_mean(log.user, log.positive, within)
@@ -226,7 +232,9 @@ def write(
     ]
     warnings = [f"IntTower's public code {published}: labels leak into its features, its AUC cannot be compared"]
     if protocol.leak == "public_code":
-        warnings.append("leak=public_code: features hold the labels of their own request; no result of it means anything")
+        warnings.append(
+            "leak=public_code: features hold the labels of their own request; no result of it means anything"
+        )
     if protocol.split == "random":
         warnings.append("split=random: training has ratings later than the test's; a model may learn from the future")
     return lines, warnings

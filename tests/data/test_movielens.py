@@ -21,7 +21,7 @@ START = 956_703_932
 USERS = [(1, "F", 1, 10, "48067"), (2, "M", 56, 16, "70072"), (5, "M", 25, 15, "55455-2100"), (9, "F", 35, 0, "01002")]
 MOVIES = [
     (1, "Toy Story (1995)", "Animation|Children's|Comedy"),
-    (3, "Léon: \"quoted\" (1994)", "Drama"),
+    (3, 'Léon: "quoted" (1994)', "Drama"),
     (11, "Cité des enfants perdus, La (1995)", "Adventure|Sci-Fi"),
     (40, "No year", "Comedy"),
 ]
@@ -53,7 +53,7 @@ def some_rows(count: int, seed: int = 0):
 
 
 def read(store, part):
-    """(published user, request time, [(published movie, label)], history, its times, mean, log count) of each request."""
+    """Of each request: published user, time, [(published movie, label)], history, its times, (mean, log count)."""
     users, movies = [0, *sorted(row[0] for row in USERS)], [0, *sorted(row[0] for row in MOVIES)]
     table = store[part]
     batch = jax.tree.map(np.asarray, table.requests())
@@ -63,7 +63,14 @@ def read(store, part):
         items = [(movies[item], label) for item, label in zip(batch.items["id"][row][real], labels, strict=True)]
         history = [movies[item] for item in batch.history["id"][row][past]]
         times = np.asarray(table["history_time"])[row][past].tolist()
-        yield users[batch.user["id"][row]], int(table["request_time"][row]), items, history, times, batch.user["dense"][row]
+        yield (
+            users[batch.user["id"][row]],
+            int(table["request_time"][row]),
+            items,
+            history,
+            times,
+            batch.user["dense"][row],
+        )
 
 
 ROWS = st.lists(
@@ -71,26 +78,23 @@ ROWS = st.lists(
         st.sampled_from([row[0] for row in USERS]),
         st.sampled_from([row[0] for row in MOVIES]),
         st.integers(1, 5),
-        st.integers(START, START + 4).map(lambda t: t) | st.integers(START, START + 5 * 86_400),
+        st.integers(START, START + 4) | st.integers(START, START + 5 * 86_400),
     ),
     min_size=24,
     max_size=60,
 )
 
 
-@settings(max_examples=25, deadline=None)
+# derandomised: few ratings may tell a label by chance, and are refused then
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(ROWS, st.sampled_from(["time", "random"]), st.integers(1, 5), st.integers(1, 4), st.booleans())
 def test_every_kept_rating_is_in_the_store_once_and_features_count_the_past(rows, split, width, length, packed):
-    rows = [*rows, *some_rows(12)]
+    rows = [*rows, *some_rows(70)]
     kept = [row for row in dict.fromkeys(rows) if row[2] != 3]
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), rows, packed=packed)
         changes = {"split": split, "exposed": width, "history": length, "validation_share": 0.2}
-        try:
-            store = converted(Path(folder), Path(folder) / "store", **changes)
-        except UserError as error:  # so few ratings may all fall on few moments, or tell the label by chance
-            assert "leave a part empty" in str(error) or "tells click" in str(error)
-            return
+        store = converted(Path(folder), Path(folder) / "store", **changes)
         requests = {part: list(read(store, part)) for part in ("train", "validation", "test")}
     found = Counter((user, *item) for part in requests.values() for user, _, items, *_ in part for item in items)
     assert found == Counter((u, m, float(s > 3)) for u, m, s, _ in kept)
@@ -167,7 +171,9 @@ def test_the_leak_is_told_and_a_feature_that_is_the_label_is_refused(tmp_path):
         np.testing.assert_allclose(mean[user == one], label[user == one][mask[user == one]].mean(), rtol=1e-6)
     # each user always says the same: their mean is the label
     told = [(u, m, 5 if u < 4 else 1, t) for u, m, _, t in rows]
-    with pytest.raises(UserError, match=r"^train: user.dense\[0\] tells click \(AUC 1.000\): it was made from the label$"):
+    with pytest.raises(
+        UserError, match=r"^train: user.dense\[0\] tells click \(AUC 1.000\): it was made from the label$"
+    ):
         converted(write(tmp_path, told), tmp_path / "refused", leak="public_code")
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["store"]
 
@@ -180,7 +186,9 @@ def test_copies_with_another_line_ending_a_mark_or_gzip_are_the_same_data(tmp_pa
         stores.append(converted(write(folder, rows, **how), folder / "store"))
     for store in stores[1:]:
         for name, table in stores[0].manifest["tables"].items():
-            assert [s["crc32"] for s in store.manifest["tables"][name]["shards"]] == [s["crc32"] for s in table["shards"]]
+            assert [s["crc32"] for s in store.manifest["tables"][name]["shards"]] == [
+                s["crc32"] for s in table["shards"]
+            ]
 
 
 def test_a_batch_with_the_tables_features_is_what_models_take(tmp_path):

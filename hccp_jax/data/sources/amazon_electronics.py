@@ -202,7 +202,7 @@ DATASETS = (
         name="amazon_electronics",
         title="Amazon Electronics, 5-core of the 2014 release (McAuley et al., SIGIR 2015; He and McAuley, WWW 2016)",
         papers="IntTower (CIKM 2022): click from ratings; DIN and many others with other protocols",
-        where="https://jmcauley.ucsd.edu/data/amazon/ (formerly snap.stanford.edu/data/amazon/productGraph/categoryFiles)",
+        where="https://jmcauley.ucsd.edu/data/amazon/ (the files were at snap.stanford.edu/data/amazon/productGraph)",
         licence="none stated; research use, cite the papers",
         files=(
             PublishedFile("reviews_Electronics_5.json", "1,689,188 reviews, 192,403 users, 63,001 products"),

@@ -95,11 +95,13 @@ def _known(path: Path, ids: pl.Series, known: pl.Series, where: Path) -> np.ndar
 
 
 def genre_codes(genres: pl.Series) -> tuple[np.ndarray, int]:
-    """Genres "Comedy|Drama" as codes [n, G] int32 from 1, 0 where a movie has no more, and how many genres there are."""
+    """Genres "Comedy|Drama" as codes [n, G] int32 from 1, 0 where a movie has no more, and how many there are."""
     lists = genres.str.split("|")
     names = lists.explode().unique().sort()
     width = int(lists.list.len().max() or 1)  # type: ignore[arg-type]
-    return np.stack([dense(names, lists.list.get(place, null_on_oob=True)) for place in range(width)], axis=1), len(names)
+    return np.stack([dense(names, lists.list.get(place, null_on_oob=True)) for place in range(width)], axis=1), len(
+        names
+    )
 
 
 def movie_table(movies: pl.DataFrame) -> tuple[np.ndarray, int]:
@@ -133,7 +135,9 @@ def convert(folder: Path, protocol: RatingsConfig, writer: StoreWriter, say: Cal
     writer.table("users", {"categorical": user_table})
     writer.table("items", {"categorical": item_table})
     pairs = table.select("UserID", "MovieID").filter(~again)
-    removed = f"removed {int(again.sum())} exact duplicates and {int(np.isin(stars, protocol.dropped).sum())} ratings of "
+    removed = (
+        f"removed {int(again.sum())} exact duplicates and {int(np.isin(stars, protocol.dropped).sum())} ratings of "
+    )
     return Facts(
         spec=FeatureSpec(len(user_ids) + 1, len(movie_ids) + 1, user_size, item_size, protocols.TASKS, 1, 0),
         vocabulary={
