@@ -3,7 +3,7 @@
 For data sets whose train and test parts are published as files. Axes: n rows, U requests, K list slots.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,15 @@ def published_parts(folder: Path, days: Sequence[str] = ()) -> dict[str, list[Pa
             word = f" of days {', '.join(days)}" if days and name == "train" else ""
             raise UserError(f"input={folder}: no files of the {name} part{word}, expected a folder {name} with files")
     return found
+
+
+def frames(paths: Iterable[Path], read: Callable[[Path], Iterator[pl.DataFrame]]) -> Iterator[pl.DataFrame]:
+    """What `read` finds in each file; its errors name the file's folder too, since days have files of the same name."""
+    for path in paths:
+        try:
+            yield from read(path)
+        except UserError as error:
+            raise UserError(f"{path.parent.name}/{error}") from None
 
 
 def arranged(key: np.ndarray, stage: np.ndarray, width: int) -> tuple[np.ndarray, Slots]:

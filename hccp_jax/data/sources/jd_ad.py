@@ -98,13 +98,12 @@ class Vocabularies:
         items, seen = Distinct(), {side: np.zeros(HASHED, bool) for side in ("user", "item")}
 
         def noted(part: str) -> Iterator[pl.DataFrame]:
-            for path in parts[part]:
-                for frame in parsed(path):
-                    items.add(frame["item"])
-                    if part == "train":
-                        for name in frame.columns[3:]:
-                            seen["user" if name in _USER else "item"][frame[name].to_numpy()] = True
-                    yield frame.with_columns(pl.col("session").hash(0).alias("_key"))
+            for frame in candidate_lists.frames(parts[part], parsed):
+                items.add(frame["item"])
+                if part == "train":
+                    for name in frame.columns[3:]:
+                        seen["user" if name in _USER else "item"][frame[name].to_numpy()] = True
+                yield frame.with_columns(pl.col("session").hash(0).alias("_key"))
 
         rows = {
             part: buckets.scatter(noted(part), partial(buckets.of_key, "_key"), count, self.folder / part)
