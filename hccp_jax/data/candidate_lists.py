@@ -63,6 +63,15 @@ def arranged(key: np.ndarray, stage: np.ndarray, width: int) -> tuple[np.ndarray
     return order, lists_by((key[order],), width)
 
 
+def pieces(slots: Slots, requests: int) -> Iterator[tuple[slice, Slots]]:
+    """The rows of at most so many requests at a time, with their slots."""
+    ends = np.append(slots.first, len(slots.row))
+    for begin in range(0, len(slots.first), requests):
+        end = min(begin + requests, len(slots.first))
+        rows = slice(int(ends[begin]), int(ends[end]))
+        yield rows, Slots(slots.row[rows] - begin, slots.slot[rows], slots.first[begin:end] - rows.start)
+
+
 def columns(
     slots: Slots, width: int, item: np.ndarray, stage: np.ndarray, rank: np.ndarray, labels: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:

@@ -176,13 +176,8 @@ class Encoder:
         stage = np.where(rows["label"].to_numpy() > 0, stages[1], stages[0]).astype(np.int8)
         order, slots = candidate_lists.arranged(request, stage, self.width)
         rows, stage = rows[order], stage[order]
-        step = max(1, SHARD_SLOTS // self.width)
-        for piece, begin in enumerate(range(0, len(slots.first), step)):
-            span = slots.first[begin], slots.first[begin + step] if begin + step < len(slots.first) else len(order)
-            some = slice(*span)
-            lists = Slots(slots.row[some] - begin, slots.slot[some], slots.first[begin : begin + step] - span[0])
-            make = partial(self._columns, rows[some], stage[some], lists)
-            writer.shard(part, f"{number:05}-{piece:03}", make)
+        for piece, (some, lists) in enumerate(candidate_lists.pieces(slots, max(1, SHARD_SLOTS // self.width))):
+            writer.shard(part, f"{number:05}-{piece:03}", partial(self._columns, rows[some], stage[some], lists))
 
     def _columns(self, rows: pl.DataFrame, stage: np.ndarray, slots: Slots) -> dict[str, np.ndarray]:
         names = [*_OWN, *(_CROSS if self.protocol.cross_fields else [])]
