@@ -1,13 +1,15 @@
 """Delimited text of any size, gzipped or not, a block at a time and strictly: nothing cut off or ragged passes.
 
 pyarrow parses; what it refuses is looked for again by hand, since its errors name no row. Rows count from 1, after the
-header where there is one.
+header where there is one; blank lines are none. A row is one line: a quote that is never closed would swallow others.
 """
 
 import csv
 import gzip
 import io
 import itertools
+import math
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +19,13 @@ from typing import Any, BinaryIO
 import numpy as np
 import polars as pl
 import pyarrow as pa
+from pyarrow import compute as pc
 from pyarrow import csv as arrow_csv
 
 from hccp_jax.errors import UserError
 
 BLOCK = 16 << 20
+_SHOWN = 500  # characters of a header in a message
 NOTHING = ("", "NULL", "null", "\\N")
 _TYPES = {"int": pa.int64(), "float": pa.float64(), "text": pa.string()}
 
@@ -62,11 +66,13 @@ class Column:
             return True
         if self.kind == "text":
             return text in self.choices if self.choices else text not in NOTHING
-        try:
-            value = int(text) if self.kind == "int" else float(text)
-        except ValueError:
+        try:  # pyarrow's rules, not Python's: no "1_0", no "+5", nothing of more than 64 bits
+            plain = text.isascii() and text.isdecimal() and len(text) < 19  # most are, and a cast is slow
+            value = int(text) if plain else pc.cast(pa.scalar(text.strip(" \t")), _TYPES[self.kind]).as_py()
+        except pa.ArrowInvalid:
             return False
-        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+        low = -math.inf if self.low is None else self.low
+        return math.isfinite(value) and low <= value and (self.high is None or value <= self.high)
 
 
 def find(folder: Path, *names: str) -> Path:
@@ -81,13 +87,17 @@ def find(folder: Path, *names: str) -> Path:
     raise UserError(f"input={folder}: no {' or '.join(names)} there, with or without .gz")
 
 
+def _opened(path: Path) -> BinaryIO:
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    return opener(path, "rb")
+
+
 class _Watched(io.RawIOBase):
-    """A binary stream that knows its last byte."""
+    """A binary stream that knows its last byte and how many lines it has."""
 
     def __init__(self, path: Path) -> None:
-        opener: Any = gzip.open if path.suffix == ".gz" else open
-        self.file: BinaryIO = opener(path, "rb")
-        self.last = b""
+        self.file = _opened(path)
+        self.last, self.lines = b"", 0
 
     def readable(self) -> bool:
         return True
@@ -95,6 +105,7 @@ class _Watched(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         found = self.file.read(size)
         self.last = found[-1:] or self.last
+        self.lines += found.count(b"\n")
         return found
 
     def close(self) -> None:
@@ -126,85 +137,129 @@ def stream(
         UserError: one line naming the file, the row and the column of the first thing that is not as expected.
     """
     header = names is None
-    found = list(names) if names is not None else _header(path, delimiter)
-    absent = [name for name in columns if name not in found]
-    if absent:
-        raise UserError(f"{path.name}: no column {', '.join(absent)}; found {', '.join(found)}")
-    reading = arrow_csv.ReadOptions(block_size=block, column_names=found, skip_rows=int(header))
-    parsing = arrow_csv.ParseOptions(delimiter=delimiter)
-    converting = arrow_csv.ConvertOptions(
-        column_types={name: _TYPES[column.kind] for name, column in columns.items()},
-        include_columns=list(columns),
-        null_values=list(NOTHING),
-        strings_can_be_null=True,
-    )
+    file = _File(path, columns, _header(path, delimiter) if names is None else list(names), delimiter, header)
     rows = 0
-    with _Watched(path) as watched:
-        try:
-            reader = arrow_csv.open_csv(pa.PythonFile(watched, "r"), reading, parsing, converting)
-            for batch in reader:
+    try:
+        with _Watched(path) as watched:
+            for batch in arrow_csv.open_csv(pa.PythonFile(watched, "r"), *file.options(block)):
                 frame: Any = pl.from_arrow(batch)
-                _check(path, frame, columns, rows)
+                file.check(frame, rows)
                 rows += frame.height
                 yield frame
-        except (pa.ArrowInvalid, OSError, EOFError, zlib.error) as error:
-            raise _explained(path, columns, found, delimiter, header, error) from None
-        if rows and watched.last != b"\n":
-            raise UserError(f"{path.name}: row {rows}: cut off, no end of line")
-    if not rows:
-        raise UserError(f"{path.name}: row 1: no rows")
+    except (pa.ArrowInvalid, OSError, EOFError, zlib.error) as error:
+        first = str(error).split("\n")[0] or type(error).__name__
+        raise file.fault(rows) or UserError(f"{path.name}: {first}") from None
+    if rows and watched.last != b"\n":
+        raise UserError(f"{path.name}: row {rows}: cut off, no end of line; if nothing is missing, add one")
+    if watched.lines != rows + header or not rows:  # blank lines, or some that a quote has swallowed
+        fault = file.fault(rows)
+        if fault is not None:
+            raise fault
 
 
 def _header(path: Path, delimiter: str) -> list[str]:
     try:
-        with _Watched(path) as watched:
-            first = io.BufferedReader(watched).readline(1 << 20)
-        return [name.strip().strip('"').strip() for name in first.decode("utf-8-sig").rstrip("\r\n").split(delimiter)]
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        with _opened(path) as file:
+            first = file.readline(1 << 20).decode("utf-8-sig")
+        return [name.strip() for name in next(csv.reader([first], delimiter=delimiter, strict=True), [])]
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path.name}: row 0: no header can be read ({error})") from None
 
 
-def _check(path: Path, frame: pl.DataFrame, columns: Mapping[str, Column], rows: int) -> None:
-    for name, column in columns.items():
-        values = frame[name]
-        bad = pl.Series([False]).new_from_index(0, frame.height) if column.missing else values.is_null()
-        if column.choices:
-            bad = bad | ~values.is_in(column.choices).fill_null(True)
-        elif column.kind == "float":
-            bad = bad | ~values.is_finite().fill_null(True)
-        if column.low is not None:
-            bad = bad | (values < column.low).fill_null(False)
-        if column.high is not None:
-            bad = bad | (values > column.high).fill_null(False)
-        if bad.any():
-            row = int(np.flatnonzero(bad.to_numpy())[0])
-            shown = "nothing" if values[row] is None else repr(values[row])
-            raise UserError(f"{path.name}: row {rows + row + 1}: {name}={shown}, expected {column.expected}")
+def _shown(names: Sequence[str]) -> str:
+    """The columns of a file in a line, though it may not be text at all."""
+    text = ", ".join(name if name.isprintable() else repr(name) for name in names)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def _explained(
-    path: Path, columns: Mapping[str, Column], names: Sequence[str], delimiter: str, header: bool, error: Exception
-) -> UserError:
-    """The first row of the file that cannot be read, found by reading it again line by line."""
-    row = 0
-    try:
-        opened: Any = gzip.open if path.suffix == ".gz" else open
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as text:
-            reader = csv.reader(text, delimiter=delimiter, strict=True)
-            for fields in itertools.islice(reader, int(header), None):
-                if not fields:
-                    continue
-                row += 1
-                if len(fields) != len(names):
-                    return UserError(f"{path.name}: row {row}: {len(fields)} fields, expected {len(names)}")
-                for name, field in zip(names, fields, strict=True):
-                    if name in columns and not columns[name].fits(field):
-                        expected = columns[name].expected
-                        return UserError(f"{path.name}: row {row}: {name}={field!r}, expected {expected}")
-    except UnicodeDecodeError as problem:
-        return UserError(f"{path.name}: row {row + 1}: byte {problem.object[problem.start]:#x} is not UTF-8 text")
-    except (EOFError, OSError, zlib.error) as problem:
-        return UserError(f"{path.name}: gzip stream damaged after row {row}: {problem}")
-    except csv.Error as problem:
-        return UserError(f"{path.name}: row {row + 1}: {problem}")
-    return UserError(f"{path.name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+class _File:
+    """What a file is expected to be; refuses, by a UserError, what it is not."""
+
+    def __init__(
+        self, path: Path, columns: Mapping[str, Column], names: list[str], delimiter: str, header: bool
+    ) -> None:
+        self.path, self.columns, self.names, self.delimiter, self.header = path, columns, names, delimiter, header
+        for name in columns:
+            if names.count(name) != 1:
+                problem = "more than one" if name in names else "no"
+                raise UserError(f"{path.name}: {problem} column {name}; found {_shown(names)}")
+
+    def options(self, block: int) -> tuple[arrow_csv.ReadOptions, arrow_csv.ParseOptions, arrow_csv.ConvertOptions]:
+        """For pyarrow."""
+        return (
+            arrow_csv.ReadOptions(block_size=block, column_names=self.names, skip_rows=int(self.header)),
+            arrow_csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
+            arrow_csv.ConvertOptions(
+                column_types={name: _TYPES[column.kind] for name, column in self.columns.items()},
+                include_columns=list(self.columns),
+                null_values=list(NOTHING),
+                strings_can_be_null=True,
+            ),
+        )
+
+    def check(self, frame: pl.DataFrame, passed: int) -> None:
+        """Hold a block of rows, which follows so many others, to what the columns may hold."""
+        first, fault = frame.height, ""
+        for name, column in self.columns.items():
+            bad = np.flatnonzero(_bad(frame[name], column))
+            if len(bad) and bad[0] < first:
+                first = int(bad[0])
+                value = frame[name][first]
+                fault = f"{name}={'nothing' if value is None else repr(value)}, expected {column.expected}"
+        if fault:
+            raise UserError(f"{self.path.name}: row {passed + first + 1}: {fault}")
+
+    def fault(self, passed: int) -> UserError | None:
+        """What is wrong with the first bad row, found by reading the file again line by line; None if nothing is.
+
+        Args:
+            passed: rows whose fields are known to be good.
+        """
+        row = line = 0
+        try:
+            with _opened(self.path) as file:
+                text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
+                reader = csv.reader(text, delimiter=self.delimiter, strict=True)
+                for fields in reader:
+                    lines, line = reader.line_num - line, reader.line_num
+                    if not fields or (self.header and line == lines):
+                        continue
+                    row += 1
+                    problem = f"a quote is closed only {lines - 1} lines later" if lines > 1 else ""
+                    problem = problem or self._problem(fields, row > passed)
+                    if problem:
+                        return UserError(f"{self.path.name}: row {row}: {problem}")
+        except csv.Error as error:
+            problem = f"row {row + 1}: {error}"
+        except (EOFError, OSError, zlib.error) as error:
+            problem = f"cannot be read after row {row}: {error}"
+        else:
+            problem = "" if row else "row 1: no rows"
+        return UserError(f"{self.path.name}: {problem}") if problem else None
+
+    def _problem(self, fields: list[str], doubtful: bool) -> str:
+        if len(fields) != len(self.names):
+            return f"{len(fields)} fields, expected {len(self.names)}"
+        for name, field in zip(self.names, fields, strict=True) if doubtful else ():
+            if name not in self.columns:
+                continue
+            strange = re.search("[\udc80-\udcff]", field)  # a byte that could not be decoded
+            if strange:
+                return f"{name}: byte {ord(strange[0]) - 0xDC00:#x} is not UTF-8 text"
+            if not self.columns[name].fits(field):
+                return f"{name}={field!r}, expected {self.columns[name].expected}"
+        return ""
+
+
+def _bad(values: pl.Series, column: Column) -> np.ndarray:
+    """[n] bool, which values are none of a column's."""
+    bad = pl.Series([False]).new_from_index(0, len(values)) if column.missing else values.is_null()
+    if column.choices:
+        bad = bad | ~values.is_in(column.choices).fill_null(True)
+    elif column.kind == "float":
+        bad = bad | ~values.is_finite().fill_null(True)
+    if column.low is not None:
+        bad = bad | (values < column.low).fill_null(False)
+    if column.high is not None:
+        bad = bad | (values > column.high).fill_null(False)
+    return bad.to_numpy()

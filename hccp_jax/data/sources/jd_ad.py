@@ -103,7 +103,7 @@ class Vocabularies:
                 if part == "train":
                     for name in frame.columns[3:]:
                         seen["user" if name in _USER else "item"][frame[name].to_numpy()] = True
-                yield frame.with_columns(pl.col("session").hash(0).alias("_key"))
+                yield frame.with_columns(pl.col("session").hash(0).reinterpret(signed=True).alias("_key"))
 
         rows = {
             part: buckets.scatter(noted(part), partial(buckets.of_key, "_key"), count, self.folder / part)
