@@ -145,7 +145,7 @@ def _numbers(batch: RequestBatch, exposed: np.ndarray) -> dict[str, np.ndarray]:
         if name.endswith(".id"):
             continue
         chosen = array[exposed] if by_item else array[rows]
-        flat = chosen.reshape(len(chosen), -1)
+        flat = chosen.reshape(len(chosen), int(np.prod(chosen.shape[1:])))  # not -1: there may be none
         found |= {f"{name}[{index}]" if flat.shape[1] > 1 else name: flat[:, index] for index in range(flat.shape[1])}
     return found
 

@@ -190,7 +190,7 @@ def test_the_area_is_that_of_all_pairs(data):
     label = np.array(data.draw(st.permutations([True, False, *data.draw(st.lists(st.booleans(), max_size=23))])))
     values = np.resize(values, len(label))
     pairs = [(a > b) + 0.5 * (a == b) for a in values[label] for b in values[~label]]
-    assert guards._area(values, label) == pytest.approx(np.mean(pairs))
+    assert guards.area(values, label) == pytest.approx(np.mean(pairs))
 
 
 @pytest.mark.parametrize(("flipped", "trips"), [(0, True), (2, True), (6, False), (40, False)])
