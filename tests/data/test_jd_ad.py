@@ -148,7 +148,7 @@ BAD = [
     (line("s", "i", "0,1,0", range(6), "abcdef", range(10)), "row 1: own='a,b,c,d,e,f', expected 6 numbers"),
     (line("s", "i", "0,1,0", range(6), range(6), [2**26] * 10), "row 1: cross='67108864,67108864"),
     (line("", "i", "0,1,0", range(6), range(6), range(10)), "row 1: session=nothing, expected text"),
-    ("", "Empty CSV file"),
+    ("", "row 1: no rows"),
 ]
 
 

@@ -14,7 +14,7 @@ import polars as pl
 from hccp_jax.data import ratings as protocols
 from hccp_jax.data.catalogue import FeatureSpec
 from hccp_jax.data.csv_stream import Column, find
-from hccp_jax.data.fields import codes, side_by_side
+from hccp_jax.data.fields import codes, several, side_by_side
 from hccp_jax.data.identities import dense
 from hccp_jax.data.ratings import RatingsConfig
 from hccp_jax.data.sources.dataset import DataSet, Facts, PublishedFile
@@ -94,21 +94,11 @@ def _known(path: Path, ids: pl.Series, known: pl.Series, where: Path) -> np.ndar
     return found
 
 
-def genre_codes(genres: pl.Series) -> tuple[np.ndarray, int]:
-    """Genres "Comedy|Drama" as codes [n, G] int32 from 1, 0 where a movie has no more, and how many there are."""
-    lists = genres.str.split("|")
-    names = lists.explode().unique().sort()
-    width = int(lists.list.len().max() or 1)  # type: ignore[arg-type]
-    return np.stack([dense(names, lists.list.get(place, null_on_oob=True)) for place in range(width)], axis=1), len(
-        names
-    )
-
-
 def movie_table(movies: pl.DataFrame) -> tuple[np.ndarray, int]:
     """[1 + movies, C] int32: decade, then the genres, which share their ids; and the vocabulary's size."""
     decade = movies["Title"].str.extract(r"\((\d{3})\d\)\s*$")
     table, size = side_by_side([codes(decade)], 1)
-    genres, count = genre_codes(movies["Genres"])
+    genres, count = several(movies["Genres"].str.split("|"))
     shared = np.where(genres > 0, genres + size - 1, 0)  # 0 = no more genres, as for an unknown value
     return np.concatenate([table, np.pad(shared, ((1, 0), (0, 0)))], axis=1).astype(np.int32), size + count
 
