@@ -57,8 +57,7 @@ def parsed(path: Path) -> Iterator[pl.DataFrame]:
     rows = 0
     for frame in stream(path, {name: Column("text") for name in NAMES}, names=NAMES, delimiter="\t"):
         label = _numbers(path, frame["label"], rows, 3, pl.Float64, 1)
-        bad = (label != 0) & (label != 1)
-        bad = bad.any(axis=1) | ((label[:, 0] + label[:, 1] > 0) == (label[:, 2] > 0))
+        bad = ((label != 0) & (label != 1)).any(axis=1) | ((label[:, 0] + label[:, 1] > 0) == (label[:, 2] > 0))
         if bad.any():
             row = int(np.argmax(bad))
             expected = "click,expose,unexposed of 0 and 1, either exposed or not"
@@ -81,7 +80,7 @@ def _numbers(path: Path, text: pl.Series, rows: int, width: int, kind: type, hig
         wrong = ~values.is_between(0, high).fill_null(False)
         if not wrong.any():
             return values.to_numpy().reshape(-1, width)
-        bad = wrong.to_numpy().reshape(-1, width).any(axis=1)
+        bad = np.asarray(wrong.to_numpy().reshape(-1, width).any(axis=1))
     row = int(np.argmax(bad))
     expected = f"{width} numbers in [0, {high}] with ',' between"
     raise UserError(f"{path.name}: row {rows + row + 1}: {text.name}={text[row]!r}, expected {expected}")
