@@ -12,6 +12,11 @@ SOURCES = {
     "kuairand_1k": "kuairand_large",
     "kuairand_27k": "kuairand_large",
     "taobao_ads": "taobao_ads",
+    "movielens": "movielens",
+    "amazon_electronics": "amazon_electronics",
+    "jd_ad": "jd_ad",
+    "toutiao": "toutiao",
+    "kuairec": "kuairec",
 }  # name -> module of this package, which has a DATASET of that name in DATASETS
 
 
