@@ -8,6 +8,7 @@ from hccp_jax.errors import UserError
 
 SOURCES = {
     "kuairand": "kuairand",
+    "recflow": "recflow",
 }  # name -> module of this package, which has a DATASET of that name in DATASETS
 
 
