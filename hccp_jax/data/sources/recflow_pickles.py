@@ -94,7 +94,7 @@ _ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
     ("_codecs", "encode"): _bytes,
     ("numpy", "ndarray"): PickledArray,
     ("numpy", "dtype"): PickledType,
-    **{(module, kind.__name__): kind for module in _BUILTINS for kind in (dict, list, tuple, str, int)},
+    **{(module, kind.__name__): kind for module in _BUILTINS for kind in (dict, list, tuple, str, int, bytes)},
     **{(f"{core}.multiarray", "_reconstruct"): _reconstruct for core in _CORES},
     **{(f"{core}.multiarray", "scalar"): _scalar for core in _CORES},
     **{(f"{core}.numeric", "_frombuffer"): _frombuffer for core in _CORES},
