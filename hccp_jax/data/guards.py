@@ -146,16 +146,20 @@ def _overlap(parts: Mapping[str, Table]) -> list[str]:
         if column not in parts["train"].columns:
             continue
         known, new = _ids(parts["train"], column), _ids(parts["test"], column)
-        only = np.setdiff1d(new, known, assume_unique=True)
-        lines.append(f"{word}: {len(new)} in test, {len(only)} of them not in train")
+        both = int((new[: len(known)] & known[: len(new)]).sum())
+        lines.append(f"{word}: {new.sum()} in test, {new.sum() - both} of them not in train")
     return lines
 
 
 def _ids(table: Table, column: str) -> np.ndarray:
-    found = np.zeros(0, np.int64)
+    """[largest id + 1] bool, which ids occur; they are dense, so a byte each is less than a list of them."""
+    found = np.zeros(1, bool)
     for begin in range(0, len(table), BLOCK):
-        found = np.union1d(found, np.asarray(table[column][begin : begin + BLOCK]))
-    return found[found > 0]
+        ids = np.asarray(table[column][begin : begin + BLOCK])
+        found = np.pad(found, (0, max(0, int(ids.max(initial=0)) + 1 - len(found))))
+        found[ids] = True
+    found[0] = False
+    return found
 
 
 def _bots(parts: Mapping[str, Table]) -> list[str]:
