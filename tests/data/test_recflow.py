@@ -74,7 +74,7 @@ def items_of(rows, lcron=False):
         priority = 6 if row["effective_view"] else max(PRIORITY[flag] for flag in flags)
         if lcron:
             group = next(index for index, flag in enumerate(LCRON) if flag in flags)
-            priority = 23 - min(rank[video], 19) if group == 0 else 4 - group
+            priority = 23 - rank[video] if group == 0 else 4 - group
         found[video] = (int(stage), rank.get(video, -1), priority, labels)
     return found
 
@@ -167,6 +167,8 @@ def test_features_are_the_published_ones(published, whole):
             assert meant.setdefault(code, (field, name)) == (field, name)  # a code means one value of one field
         assert items["dense"][numbers[video], 0] == pytest.approx(np.log1p(max(row["duration"], 0) / 1000), rel=1e-6)
     assert len(set(meant.values())) == len(meant)  # and a value has one code
+    missing = 1 + facts["more"]["vocabularies"]["author_id"]  # the first code of the second field
+    assert meant[missing] == (1, "padding")
 
 
 def test_context_and_users_are_the_published_ones(published, whole):
@@ -185,6 +187,7 @@ def test_context_and_users_are_the_published_ones(published, whole):
             row = heads[request]
             assert user == 1 + users.index(row["user_id"])
             when = datetime.datetime.fromtimestamp(row["request_timestamp"] / 1000, SHANGHAI)
+            assert codes[:2] == [2 + when.weekday(), 10 + when.hour]
             names = (when.weekday(), when.hour, row["device_id"], row["province"], row["age"], row["gender"])
             for field, (name, code) in enumerate(zip(names, codes + people[user].tolist(), strict=True)):
                 assert meant.setdefault(code, (field, name)) == (field, name)
@@ -240,8 +243,9 @@ def test_counts_and_traps_are_told(published, tmp_path):
     rows, history = written[DAYS[1]]
     twice = dict(rows[0], coarse_neg=1)
     unseen = next(row for row in rows if row["realshow"] == 0 and row["rank_neg"] == 1)
-    told = [*(dict(row, like=1) if row is unseen else row for row in rows), twice]
-    late = dict(rows[0], request_id=77, request_timestamp=synthetic.begin(DAYS[2]) + 24 * 3_600_000 - 1)
+    told = [*(dict(row, effective_view=1) if row is unseen else row for row in rows), twice]
+    border = min(row["request_timestamp"] for row in written[DAYS[2]][0])  # belongs to the next day already
+    late = dict(rows[0], request_id=77, request_timestamp=border)
     synthetic.write_table(other / "data" / "all_stage" / f"{DAYS[1]}.feather", [*told, late])
     synthetic.write_table(other / "data" / "realshow" / f"{DAYS[1]}.feather", rows[:3], ("request_id", "realshow"))
     asked = next(request for request, events in history.items() if (events[:, 7] > 0).any())
@@ -443,3 +447,15 @@ def test_without_a_validation_day_all_before_the_test_is_trained_on(published):
     assert len(store["train"]) == 36
     assert store["items"]["categorical"].shape[1] == 5
     assert open_store(store.directory, "full").facts["spec"]["tasks"] == ["effective_view", "long_view"]
+
+
+def test_items_that_only_the_test_has_are_counted(tmp_path):
+    written = synthetic.write(tmp_path / "in", 9, DAYS, requests=1)
+    store = converted(tmp_path / "in", validation_days=2, **ALL)
+    seen = [
+        {row["video_id"] for row in written[day][0] if any(row[flag] for flag in synthetic.FLAGS)}
+        for day in (DAYS[0], DAYS[-1])
+    ]
+    assert 0 < len(seen[1] - seen[0]) < len(seen[1])
+    line = f"items: {len(seen[1])} in test, {len(seen[1] - seen[0])} of them not in train"
+    assert line in store.facts["lines"]

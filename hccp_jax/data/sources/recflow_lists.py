@@ -27,7 +27,7 @@ PRIORITY, REQUEST = "priority", "request_id"  # [U, K] int8, larger is better, a
 LCRON_GROUPS = ("rank_pos", "rank_neg", "coarse_neg", "prerank_neg")
 _PRIORITIES = (5, 4, 3, 4, 3, 2, 1)  # of FLAGS in RecFlow's FS-LTR; a click is worth 6
 _CLICK = 6
-_LCRON_BEST, _LCRON_RANKS = 23, 20  # LCRON's order 1..20 of rank_pos, 21, 22, 23 of the others, turned round
+_LCRON_BEST = 23  # LCRON's order 1, 2, .. of rank_pos, 21, 22, 23 of the others, turned round
 _BIT = {flag: 1 << index for index, flag in enumerate(FLAGS)}
 _RANKED = sum(_BIT[flag] for flag in ("rerank_pos", "rerank_neg", "rank_pos", "rank_neg"))
 _WEEKDAYS, _HOURS = 8, 25  # with one for "missing"
@@ -243,8 +243,7 @@ def context_end(layout: Layout) -> int:
 def _priority(items: Items, rank: np.ndarray, layout: Layout) -> np.ndarray:
     """[n] the graded order that FS-LTR or LCRON trains and is evaluated with; larger is better."""
     if layout.groups == LCRON_GROUPS:
-        best = _LCRON_BEST - np.minimum(rank, _LCRON_RANKS - 1)
-        return np.where(items.group == 0, best, len(LCRON_GROUPS) - items.group)
+        return np.where(items.group == 0, _LCRON_BEST - rank, len(LCRON_GROUPS) - items.group)
     of_flags = np.zeros(1 << len(FLAGS), np.int8)
     for flag, priority in zip(FLAGS, _PRIORITIES, strict=True):
         having = np.arange(len(of_flags)) & _BIT[flag] > 0
