@@ -27,17 +27,23 @@ class Seen:
     def __init__(self) -> None:
         self.flags = {name: np.zeros(0, bool) for name in files.IDS}
 
-    def add(self, name: str, ids: np.ndarray) -> np.ndarray:
-        """Note ids [n] of a column; returns [n] bool, which of them are the first of their value ever."""
+    def add(self, name: str, ids: np.ndarray) -> None:
+        """Note ids [n] of a column."""
+        self._with_room(name, ids)[ids] = True
+
+    def first(self, name: str, ids: np.ndarray) -> np.ndarray:
+        """[n] bool, which ids are the first of their value ever; they are not noted."""
+        new = np.flatnonzero(~self._with_room(name, ids)[ids])
+        found = np.zeros(len(ids), bool)
+        found[new[np.unique(ids[new], return_index=True)[1]]] = True
+        return found
+
+    def _with_room(self, name: str, ids: np.ndarray) -> np.ndarray:
         flags = self.flags[name]
         beyond = int(ids.max(initial=-1)) + 1 - len(flags)
         if beyond > 0:
             flags = self.flags[name] = np.pad(flags, (0, -(-beyond // _GROWN) * _GROWN))
-        new = np.flatnonzero(~flags[ids])
-        first = np.zeros(len(ids), bool)
-        first[new[np.unique(ids[new], return_index=True)[1]]] = True
-        flags[ids[new]] = True
-        return first
+        return flags
 
     def save(self, path: Path) -> None:
         """Write to a file."""
@@ -141,7 +147,9 @@ def _count(counts: dict[str, int], frame: pl.DataFrame) -> None:
 
 def _note(seen: Seen, frame: pl.DataFrame, names: tuple[str, ...]) -> pl.Series:
     """Note the ids of some columns; which rows are the first with their value of the first column."""
-    first, *_ = [seen.add(name, frame[name].to_numpy()) for name in names]
+    first = seen.first(names[0], frame[names[0]].to_numpy())
+    for name in names:
+        seen.add(name, frame[name].to_numpy())
     return pl.Series(first)
 
 

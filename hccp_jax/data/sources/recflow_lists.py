@@ -31,6 +31,7 @@ _LCRON_BEST = 23  # LCRON's order 1, 2, .. of rank_pos, 21, 22, 23 of the others
 _BIT = {flag: 1 << index for index, flag in enumerate(FLAGS)}
 _RANKED = sum(_BIT[flag] for flag in ("rerank_pos", "rerank_neg", "rank_pos", "rank_neg"))
 _WEEKDAYS, _HOURS = 8, 25  # with one for "missing"
+_TIE_BITS = 30  # of a number that only orders what is equal otherwise
 _THURSDAY = 3  # the first day of 1970, Monday being 0
 
 
@@ -165,10 +166,25 @@ def _limited(items: Items, layout: Layout) -> Items:
     """At most so many items of each group: the best of LCRON's `rank_pos`, of others drawn ones."""
     if layout.limits is None:
         return items
-    best_first = layout.groups == LCRON_GROUPS
-    first = np.where(items.group == 0, items.rank_index, 0) if best_first else np.zeros_like(items.rank_index)
-    items = items.those(np.lexsort((items.draw, first, items.group, items.row)))
-    return items.those(_places(items.row, items.group) < np.array(layout.limits)[items.group])
+    first = _shortened(items.draw, _TIE_BITS)
+    if layout.groups == LCRON_GROUPS:
+        first = np.where(items.group == 0, np.minimum(items.rank_index, (1 << _TIE_BITS) - 1), first)
+    order = np.argsort(_key((items.row, 31), (items.group, 3), (first, _TIE_BITS)), kind="stable")
+    fits = np.empty(len(order), bool)
+    fits[order] = _places(items.row[order], items.group[order]) < np.array(layout.limits)[items.group[order]]
+    return items.those(fits)
+
+
+def _shortened(draw: np.ndarray, bits: int) -> np.ndarray:
+    return draw >> np.uint64(64 - bits)
+
+
+def _key(*parts: tuple[np.ndarray, int]) -> np.ndarray:
+    """[n] uint64 that sorts by several numbers of so many bits, the first one first: one sort instead of several."""
+    key = np.zeros(len(parts[0][0]), np.uint64)
+    for values, bits in parts:
+        key = (key << np.uint64(bits)) | values.astype(np.uint64)
+    return key
 
 
 def _stage(items: Items) -> np.ndarray:
@@ -181,7 +197,7 @@ def _label(items: Items, task: str) -> np.ndarray:
 
 
 def _arranged(items: Items, tasks: tuple[str, ...]) -> tuple[Items, np.ndarray, np.ndarray]:
-    """Items as lists store them, with their rank (-1 where not ranked) and slot.
+    """Items, sorted by request and video, as lists store them, with their rank (-1 where not ranked) and slot.
 
     The ranking stage's order, the ten best that `rank_pos` tells first; within a list come clicked exposures, other
     exposures, ranked items, each by rank, then pre-ranked items, the deeper stage first and else in a random order.
@@ -189,12 +205,15 @@ def _arranged(items: Items, tasks: tuple[str, ...]) -> tuple[Items, np.ndarray, 
     stage = _stage(items)
     ranked = stage <= Stage.RANKED
     below = items.flags & _BIT["rank_pos"] == 0
-    order = np.lexsort((items.video, items.rank_index, below, ~ranked, items.row))
+    order = np.argsort(_key((items.row, 31), (~ranked, 1), (below, 1), (items.rank_index, 31)), kind="stable")
     rank = np.empty(len(order), np.int32)
     rank[order] = _places(items.row[order])
     rank[~ranked] = -1
-    depth = np.where(ranked, rank, items.group)
-    order = np.lexsort((items.draw, depth, stage, _label(items, tasks[0]) == 0, items.row))
+    random = _key((items.group, 3), (_shortened(items.draw, _TIE_BITS - 3), _TIE_BITS - 3))
+    depth = np.where(ranked, rank, random.astype(np.int64))
+    unclicked = _label(items, tasks[0]) == 0
+    key = _key((items.row, 31), (unclicked, 1), (stage, 2), (depth, _TIE_BITS))
+    order = np.argsort(key, kind="stable")
     return items.those(order), rank[order], _places(items.row[order])
 
 
