@@ -165,7 +165,7 @@ def _overlap(parts: Mapping[str, Table]) -> list[str]:
     if not {"train", "test"} <= parts.keys():
         return []
     lines = []
-    for name, word in (("user.id", "users"), ("items.id", "items")):
+    for name, word in (("user.id", "users"), ("items.id", "exposed items")):
         if name not in parts["train"].columns:
             continue
         known, new = _present(parts["train"], name), _present(parts["test"], name)
@@ -175,11 +175,12 @@ def _overlap(parts: Mapping[str, Table]) -> list[str]:
 
 
 def _present(table: Table, name: str) -> np.ndarray:
-    """[largest id + 1] bool, which ids a column has; padding is none."""
+    """[largest id + 1] bool, which ids a column has, of items the exposed ones; padding is none."""
     found = np.zeros(1, bool)
-    for ids in column(table, name, BLOCK):
-        found = np.pad(found, (0, max(0, int(ids.max(initial=0)) + 1 - len(found))))
-        found[ids] = True
+    for ids, stage in zip(column(table, name, BLOCK), column(table, "stage", BLOCK), strict=True):
+        chosen = ids[stage == Stage.EXPOSED] if ids.shape == stage.shape else ids
+        found = np.pad(found, (0, max(0, int(chosen.max(initial=0)) + 1 - len(found))))
+        found[chosen] = True
     found[0] = False
     return found
 

@@ -17,6 +17,7 @@ SOURCES = {
     "jd_ad": "jd_ad",
     "toutiao": "toutiao",
     "kuairec": "kuairec",
+    "recflow": "recflow",
 }  # name -> module of this package, which has a DATASET of that name in DATASETS
 
 
