@@ -65,7 +65,7 @@ def test_a_clean_store_passes_and_what_has_to_be_known_is_told(tmp_path):
     parts = clean()
     lines = guards.check(tables(tmp_path, parts), VOCABULARY)
     wanted = []
-    for column, word in (("user.id", "users"), ("items.id", "items")):
+    for column, word in (("user.id", "users"), ("items.id", "exposed items")):
         known, new = set(parts["train"][column].flat), set(parts["test"][column].flat)
         assert new - known
         wanted.append(f"{word}: {len(new)} in test, {len(new - known)} of them not in train")
