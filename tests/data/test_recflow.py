@@ -450,7 +450,7 @@ def test_without_a_validation_day_all_before_the_test_is_trained_on(published):
 
 
 def test_items_that_only_the_test_has_are_counted(tmp_path):
-    written = synthetic.write(tmp_path / "in", 9, DAYS, requests=1)
+    written = synthetic.write(tmp_path / "in", 9, DAYS, requests=6)
     store = converted(tmp_path / "in", validation_days=2, **ALL)
     seen = [{row["video_id"] for row in written[day][0] if row["realshow"]} for day in (DAYS[0], DAYS[-1])]
     assert 0 < len(seen[1] - seen[0]) < len(seen[1])
