@@ -145,7 +145,8 @@ def stream(
                 frame: Any = pl.from_arrow(batch)
                 file.check(frame, rows)
                 rows += frame.height
-                yield frame
+                if frame.height:  # a block of blank lines has none
+                    yield frame
     except (pa.ArrowInvalid, OSError, EOFError, zlib.error) as error:
         first = str(error).split("\n")[0] or type(error).__name__
         raise file.fault(rows) or UserError(f"{path.name}: {first}") from None

@@ -220,6 +220,12 @@ def test_a_choice_that_may_be_missing(tmp_path):
     assert "row 2: a='cart', expected one of pv, buy" in refusal(file_of(tmp_path, "z,a\n0,\n0,cart\n"), {"a": column})
 
 
+def test_blank_lines_are_no_rows_and_no_blocks(tmp_path):
+    blank = "\n" * 600
+    path = file_of(tmp_path, f"a\n{blank}1\n{blank}2\n{blank}")
+    assert read(path, {"a": INT}, block=100)["a"].to_list() == [1, 2]
+
+
 def test_a_row_longer_than_a_block_is_an_error_in_a_line(tmp_path):
     path = file_of(tmp_path, "a,b\n1," + "x" * 5000 + "\n2,y\n")
     assert refusal(path, {"a": INT}, block=64).startswith("log.csv: ")
