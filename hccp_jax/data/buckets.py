@@ -3,16 +3,21 @@
 What needs all events of a user at once (their order, lists, history) is so done a bucket at a time, at any size of log.
 """
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
-ROWS = 4_000_000  # of a bucket, to aim at
-_HELD = 1 << 21  # rows in memory before they are written
+from hccp_jax.data.store_writer import WriteError
+
+ROWS = 2_000_000  # of a bucket, to aim at; of a dozen numbers each: fewer where rows are wide
+_HELD = 1 << 26  # bytes in memory before they are written
 _MIX, _BITS = 0x9E3779B1, 32  # Knuth's multiplicative hashing
+_BUCKET = "_bucket"
 
 
 def how_many(rows: int, at_most: int = 512) -> int:
@@ -22,7 +27,8 @@ def how_many(rows: int, at_most: int = 512) -> int:
 
 def of_key(key: str, count: int) -> pl.Expr:
     """The bucket in [0, count) of each row by an integer column; the same on every machine."""
-    mixed = (pl.col(key).cast(pl.UInt64) % (1 << _BITS)) * _MIX % (1 << _BITS)
+    low = pl.col(key).cast(pl.Int64).reinterpret(signed=False) % (1 << _BITS)
+    mixed = low * _MIX % (1 << _BITS)
     return (mixed * count // (1 << _BITS)).cast(pl.UInt32)
 
 
@@ -33,36 +39,20 @@ def scatter(frames: Iterable[pl.DataFrame], bucket: Callable[[int], pl.Expr], co
         frames: with the same columns.
         bucket: count -> the number of each row's bucket.
         count: of buckets.
-        folder: made if it is not there; what it holds is written over.
+        folder: made if it is not there; buckets that it holds are removed.
+
+    Raises:
+        WriteError: if the disk does not take them.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    writers: dict[int, Any] = {}
-    held: list[pl.DataFrame] = []
     rows = 0
-
-    def flush() -> None:
-        if not held:
-            return
-        parts = pl.concat(held).with_columns(bucket(count).alias("_bucket")).partition_by("_bucket", as_dict=True)
-        for (number,), part in sorted(parts.items()):
-            table = part.drop("_bucket").to_arrow()
-            if number not in writers:
-                file = pa.OSFile(str(_path(folder, number)), "wb")
-                writers[number] = (file, pa.ipc.new_stream(file, table.schema))
-            writers[number][1].write_table(table)
-        held.clear()
-
-    try:
-        for frame in frames:
-            held.append(frame)
+    with ExitStack() as closed:
+        files = _Files(folder, closed)
+        for frame in _joined(frames):
+            parts = frame.with_columns(bucket(count).alias(_BUCKET)).partition_by(_BUCKET, as_dict=True)
+            for (number,), part in sorted(parts.items()):
+                files.append(number, part.drop(_BUCKET).to_arrow())
             rows += frame.height
-            if sum(part.height for part in held) >= _HELD:
-                flush()
-        flush()
-    finally:
-        for file, writer in writers.values():
-            writer.close()
-            file.close()
+        files.finish()
     return rows
 
 
@@ -78,3 +68,55 @@ def bucket_rows(folder: Path, number: int) -> pl.DataFrame | None:
 
 def _path(folder: Path, number: int) -> Path:
     return folder / f"{number:04}.arrows"
+
+
+def _joined(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """The same rows in frames of about _HELD bytes, so that each adds a good piece to every bucket."""
+    held: list[pl.DataFrame] = []
+    size = 0
+    for frame in frames:
+        held.append(frame)
+        size += int(frame.estimated_size())
+        if size >= _HELD:
+            yield pl.concat(held)
+            held, size = [], 0
+    if held:
+        yield pl.concat(held)
+
+
+class _Files:
+    """The files of the buckets while they are written; what cannot be written is a WriteError."""
+
+    def __init__(self, folder: Path, closed: ExitStack) -> None:
+        self.folder, self.closed = folder, closed
+        self.writers: dict[int, Any] = {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.glob("*.arrows"):
+                path.unlink()
+        except OSError as error:
+            raise self._cannot(error) from None
+
+    def append(self, number: int, table: pa.Table) -> None:
+        """Add rows to a bucket."""
+        try:
+            if number not in self.writers:
+                file = self.closed.enter_context(pa.OSFile(str(_path(self.folder, number)), "wb"))
+                self.writers[number] = file, pa.ipc.new_stream(file, table.schema)
+            self.writers[number][1].write_table(table)
+        except OSError as error:
+            raise self._cannot(error) from None
+
+    def finish(self) -> None:
+        """Let the files be on the disk for good: one that a power failure cuts would read as a shorter one."""
+        try:
+            for number, (file, writer) in self.writers.items():
+                writer.close()
+                file.close()
+                with _path(self.folder, number).open("rb") as written:
+                    os.fsync(written.fileno())
+        except OSError as error:
+            raise self._cannot(error) from None
+
+    def _cannot(self, error: OSError) -> WriteError:
+        return WriteError(f"output={self.folder}: cannot be written ({error.strerror})")

@@ -9,6 +9,8 @@ data; 130 stopped.
 """
 
 import dataclasses
+import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 
 from hccp_jax import __version__, config
 from hccp_jax.data import describe, guards
+from hccp_jax.data.sources.dataset import Facts
 from hccp_jax.data.sources.registry import SOURCES, source
 from hccp_jax.data.store import Store
 from hccp_jax.data.store_writer import StoreWriter, WriteError
@@ -41,28 +44,21 @@ def convert(name: str, folder: Path, output: Path, changes: dict[str, Any], say:
     protocol = config.override(dataset.config(), changes)
     if not folder.is_dir():
         raise UserError(f"input={folder}: expected the folder with the files of {dataset.title}")
-    files = {
-        path.relative_to(folder).as_posix(): [path.stat().st_size, path.stat().st_mtime_ns]
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
     told = config.to_json(protocol)
-    identity = {"source": name, "version": __version__, "protocol": told, "files": files}
+    identity = {"source": name, "version": __version__, "protocol": told, "files": _files(folder, output)}
     with StoreWriter(output, identity) as writer:
         if writer.resumed:
             say(f"going on: {writer.resumed} shards are written")
         try:
             facts = dataset.convert(folder, protocol, writer, say)
-            parts = {part: writer.opened(part) for part in guards.PARTS if part in writer.tables}
-            known = guards.check(parts, facts.vocabulary, facts.timed) if facts.spec is not None else []
-            counted = [line for part, table in parts.items() for line in describe.measured(part, table, facts.zone)]
+            lines = [*(_checked(writer, facts) if facts.spec is not None else []), *facts.lines]
         except WriteError:
             raise
         except UserError:
             writer.discard()
             raise
-        options = [f"--{key}={value}" for key, value in changes.items()]
-        command = ["python -m hccp_jax.data.convert", f"--source={name}", f"--input={folder}", f"--output={output}"]
+        given = {"source": name, "input": folder, "output": output, **changes}
+        options = [f"--{key}={value}" for key, value in given.items()]
         return writer.finish(
             {
                 **{key: value for key, value in vars(facts).items() if key not in ("spec", "lines")},
@@ -70,11 +66,31 @@ def convert(name: str, folder: Path, output: Path, changes: dict[str, Any], say:
                 "title": dataset.title,
                 "licence": dataset.licence,
                 "spec": None if facts.spec is None else dataclasses.asdict(facts.spec),
-                "lines": [*counted, *known, *facts.lines],
+                "lines": lines,
                 "protocol": told,
-                "command": " ".join([*command, *options]),
+                "command": shlex.join(["python", "-m", "hccp_jax.data.convert", *options]),
             }
         )
+
+
+def _files(folder: Path, output: Path) -> dict[str, list[int]]:
+    """Size and time of every file of the input; an output that is being written among them is none of it."""
+    partial = output.with_name(f"{output.name}.partial").resolve()
+    found = {}
+    for place, _, names in os.walk(folder, followlinks=True):
+        inside = Path(place).resolve().is_relative_to(partial)
+        for path in (Path(place, name) for name in names if not inside):
+            if path.is_file():
+                found[path.relative_to(folder).as_posix()] = [path.stat().st_size, path.stat().st_mtime_ns]
+    return dict(sorted(found.items()))
+
+
+def _checked(writer: StoreWriter, facts: Facts) -> list[str]:
+    """What the tables of requests hold, in lines, if no guard trips."""
+    parts = {part: writer.opened(part) for part in guards.PARTS if part in writer.tables}
+    known = guards.check(parts, facts.vocabulary, facts.timed, facts.zone or 0)
+    counted = [line for part, table in parts.items() for line in describe.measured(part, table, facts.zone)]
+    return [*counted, *known]
 
 
 def _help(name: str) -> str:

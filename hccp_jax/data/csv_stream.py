@@ -9,6 +9,7 @@ import gzip
 import io
 import itertools
 import math
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from pyarrow import csv as arrow_csv
 from hccp_jax.errors import UserError
 
 BLOCK = 16 << 20
+_SHOWN = 500  # characters of a header in a message
 NOTHING = ("", "NULL", "null", "\\N")
 _TYPES = {"int": pa.int64(), "float": pa.float64(), "text": pa.string()}
 
@@ -65,7 +67,8 @@ class Column:
         if self.kind == "text":
             return text in self.choices if self.choices else text not in NOTHING
         try:  # pyarrow's rules, not Python's: no "1_0", no "+5", nothing of more than 64 bits
-            value = pc.cast(pa.scalar(text.strip(" \t")), _TYPES[self.kind]).as_py()
+            plain = text.isascii() and text.isdecimal() and len(text) < 19  # most are, and a cast is slow
+            value = int(text) if plain else pc.cast(pa.scalar(text.strip(" \t")), _TYPES[self.kind]).as_py()
         except pa.ArrowInvalid:
             return False
         low = -math.inf if self.low is None else self.low
@@ -133,9 +136,8 @@ def stream(
     Raises:
         UserError: one line naming the file, the row and the column of the first thing that is not as expected.
     """
-    file = _File(
-        path, columns, list(names) if names is not None else _header(path, delimiter), delimiter, names is None
-    )
+    header = names is None
+    file = _File(path, columns, _header(path, delimiter) if names is None else list(names), delimiter, header)
     rows = 0
     try:
         with _Watched(path) as watched:
@@ -143,13 +145,14 @@ def stream(
                 frame: Any = pl.from_arrow(batch)
                 file.check(frame, rows)
                 rows += frame.height
-                yield frame
+                if frame.height:  # a block of blank lines has none
+                    yield frame
     except (pa.ArrowInvalid, OSError, EOFError, zlib.error) as error:
         first = str(error).split("\n")[0] or type(error).__name__
         raise file.fault(rows) or UserError(f"{path.name}: {first}") from None
     if rows and watched.last != b"\n":
         raise UserError(f"{path.name}: row {rows}: cut off, no end of line; if nothing is missing, add one")
-    if watched.lines != rows + file.header or not rows:  # blank lines, or some that a quote has swallowed
+    if watched.lines != rows + header or not rows:  # blank lines, or some that a quote has swallowed
         fault = file.fault(rows)
         if fault is not None:
             raise fault
@@ -164,6 +167,12 @@ def _header(path: Path, delimiter: str) -> list[str]:
         raise UserError(f"{path.name}: row 0: no header can be read ({error})") from None
 
 
+def _shown(names: Sequence[str]) -> str:
+    """The columns of a file in a line, though it may not be text at all."""
+    text = ", ".join(name if name.isprintable() else repr(name) for name in names)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
 class _File:
     """What a file is expected to be; refuses, by a UserError, what it is not."""
 
@@ -174,7 +183,7 @@ class _File:
         for name in columns:
             if names.count(name) != 1:
                 problem = "more than one" if name in names else "no"
-                raise UserError(f"{path.name}: {problem} column {name}; found {', '.join(names)}")
+                raise UserError(f"{path.name}: {problem} column {name}; found {_shown(names)}")
 
     def options(self, block: int) -> tuple[arrow_csv.ReadOptions, arrow_csv.ParseOptions, arrow_csv.ConvertOptions]:
         """For pyarrow."""
@@ -209,23 +218,22 @@ class _File:
         """
         row = line = 0
         try:
-            with _opened(self.path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+            with _opened(self.path) as file:
+                text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
                 reader = csv.reader(text, delimiter=self.delimiter, strict=True)
                 for fields in reader:
                     lines, line = reader.line_num - line, reader.line_num
                     if not fields or (self.header and line == lines):
                         continue
                     row += 1
-                    problem = f"a quote is not closed on its line, but {lines - 1} later" if lines > 1 else ""
+                    problem = f"a quote is closed only {lines - 1} lines later" if lines > 1 else ""
                     problem = problem or self._problem(fields, row > passed)
                     if problem:
                         return UserError(f"{self.path.name}: row {row}: {problem}")
-        except UnicodeDecodeError as error:
-            problem = f"row {row + 1}: byte {error.object[error.start]:#x} is not UTF-8 text"
         except csv.Error as error:
             problem = f"row {row + 1}: {error}"
         except (EOFError, OSError, zlib.error) as error:
-            problem = f"damaged after row {row}: {error}"
+            problem = f"cannot be read after row {row}: {error}"
         else:
             problem = "" if row else "row 1: no rows"
         return UserError(f"{self.path.name}: {problem}") if problem else None
@@ -234,7 +242,12 @@ class _File:
         if len(fields) != len(self.names):
             return f"{len(fields)} fields, expected {len(self.names)}"
         for name, field in zip(self.names, fields, strict=True) if doubtful else ():
-            if name in self.columns and not self.columns[name].fits(field):
+            if name not in self.columns:
+                continue
+            strange = re.search("[\udc80-\udcff]", field)  # a byte that could not be decoded
+            if strange:
+                return f"{name}: byte {ord(strange[0]) - 0xDC00:#x} is not UTF-8 text"
+            if not self.columns[name].fits(field):
                 return f"{name}={field!r}, expected {self.columns[name].expected}"
         return ""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hccp_jax.data.guards import PARTS, TIME, blocks
+from hccp_jax.data.guards import PARTS, blocks, period
 from hccp_jax.data.requests import Stage
 from hccp_jax.data.store import Store, Table, open_store
 from hccp_jax.errors import UserError
@@ -31,13 +31,16 @@ def measured(name: str, table: Table, zone: int | None) -> list[str]:
             positives[task] = positives.get(task, 0.0) + float(np.asarray(label)[exposed].sum())
         if "id" in batch.user:
             users.update(np.unique(np.asarray(batch.user["id"])).tolist())
+    users.discard(0)
     rates = ", ".join(f"{task} {count / max(shown, 1):.4f}" for task, count in positives.items())
-    line = f"{name}: {len(table):,} requests of {len(users):,} users, {shown:,} impressions ({rates})"
+    line = f"{name}: {len(table):,} requests of {len(users):,} users, {shown:,} impressions" + (
+        f" ({rates})" if rates else ""
+    )
     kinds = [f"{stage.name} {slots[stage] / len(table):.1f}" for stage in Stage if stage > 1 and slots[stage]]
     lines = [line + (f"; items a request: {', '.join(kinds)}" if kinds else "")]
-    if TIME in table.columns and len(table):
-        times = np.asarray(table[TIME][:])
-        lines.append(f"{name}: {date(times.min(), zone)} to {date(times.max(), zone)}")
+    ends = period(table)
+    if ends is not None:
+        lines.append(f"{name}: {date(ends[0], zone)} to {date(ends[1], zone)}")
     return lines
 
 
@@ -51,9 +54,8 @@ def text(manifest: Mapping[str, Any]) -> str:
     """The description of a store."""
     facts = manifest["facts"]
     lines = [f"{facts.get('title', 'a log')}", *facts.get("lines", ())]
-    lines += [
-        f"table {name}: {table['rows']:,} rows" for name, table in manifest["tables"].items() if name not in PARTS
-    ]
+    told = PARTS if facts.get("spec") else ()  # those that `measured` has lines of
+    lines += [f"table {name}: {table['rows']:,} rows" for name, table in manifest["tables"].items() if name not in told]
     if facts.get("simulated"):
         lines.append(f"SIMULATED: {facts['simulated']}")
     return "\n".join([*lines, *(f"warning: {line}" for line in facts.get("warnings", ()))])
@@ -62,10 +64,11 @@ def text(manifest: Mapping[str, Any]) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Print the description of a store."""
     try:
-        (word,) = [a.removeprefix("--store=") for a in arguments if a.startswith("--store=")] or [""]
-        if not word or len(arguments) != 1:
-            raise UserError("store='': expected --store=DIR and nothing else")
-        store: Store = open_store(Path(word), "full")
+        word = arguments[0] if len(arguments) == 1 else ""
+        folder = word.removeprefix("--store=")
+        if folder in ("", word):
+            raise UserError(f"{' '.join(arguments) or 'no store'}: expected --store=DIR and nothing else")
+        store: Store = open_store(Path(folder), "full")
         print(text(store.manifest))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
