@@ -206,7 +206,7 @@ def test_many_buckets_hold_what_one_does_and_a_stopped_conversion_goes_on(tmp_pa
     sessions = [session(index, number) for number, index in enumerate(indices)]
     folder = write_all(tmp_path / "in", lines[:300], lines[300:], {"train": sessions, "test": sessions})
     one = converted(folder, tmp_path / "one")
-    monkeypatch.setattr("hccp_jax.data.buckets.ROWS", 500)
+    monkeypatch.setattr("hccp_jax.data.buckets.ROWS", 250)
 
     def stop(line: str) -> None:
         if line.startswith("train: bucket 2"):

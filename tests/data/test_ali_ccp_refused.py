@@ -88,4 +88,4 @@ def test_cut_off_garbage_and_missing_files(tmp_path):
     path.unlink()
     refused(tmp_path / "in", tmp_path / "out", r"no common_features_test\.csv there")
     (tmp_path / "in" / "common_features_test.csv.gz").write_bytes(gzip.compress(good.encode())[:-12])
-    refused(tmp_path / "in", tmp_path / "out", r"common_features_test\.csv\.gz: damaged after row")
+    refused(tmp_path / "in", tmp_path / "out", r"common_features_test\.csv\.gz: .* after row")

@@ -145,7 +145,7 @@ def test_many_buckets_hold_what_one_does(tmp_path, monkeypatch):
     ]
     write_all(tmp_path / "in", [*shown, *EACH_PART])
     one = read(converted(tmp_path / "in", tmp_path / "one"))
-    monkeypatch.setattr("hccp_jax.data.buckets.ROWS", 4000)
+    monkeypatch.setattr("hccp_jax.data.buckets.ROWS", 2000)
     several = converted(tmp_path / "in", tmp_path / "several")
     assert len(several["train"].shards) > 5
     many = read(several)
@@ -154,7 +154,7 @@ def test_many_buckets_hold_what_one_does(tmp_path, monkeypatch):
 
 def test_a_stopped_conversion_goes_on_and_gives_the_same(tmp_path, monkeypatch):
     write_all(tmp_path / "in")
-    monkeypatch.setattr("hccp_jax.data.buckets.ROWS", 200)
+    monkeypatch.setattr("hccp_jax.data.buckets.ROWS", 100)
     whole = converted(tmp_path / "in", tmp_path / "whole")
 
     def stop(line: str) -> None:

@@ -48,7 +48,7 @@ def test_cut_off_and_reordered_and_garbage_files(tmp_path):
     path.unlink()
     refused(tmp_path / "in", tmp_path / "out", r"no raw_sample\.csv there")
     (tmp_path / "in" / "raw_sample.csv.gz").write_bytes(gzip.compress(good.encode())[:-12])
-    refused(tmp_path / "in", tmp_path / "out", r"raw_sample\.csv\.gz: damaged after row 2")
+    refused(tmp_path / "in", tmp_path / "out", r"raw_sample\.csv\.gz: .* after row 2")
     (tmp_path / "in" / "raw_sample.csv.gz").unlink()
     lines = [line.split(",") for line in good.splitlines()]
     path.write_text("".join(",".join(line[::-1]) + "\n" for line in lines))

@@ -35,7 +35,7 @@ PAST = ("109_14", "110_14", "127_14", "150_14")  # the user's categories, shops,
 ITEM_FIELDS, INTENTION = ("206", "207", "216"), "210"
 PUBLISHED = ("train", "test")
 _TABLES = {"train": ("train", "validation"), "test": ("test",)}
-_ROW_BYTES, _WEIGHT = 100, 8  # of a sample's text, at least; a sample may become a list of its own
+_ROW_BYTES, _WEIGHT = 100, 4  # of a sample's text, at least; a sample may become a list of its own
 
 
 @dataclass(frozen=True)

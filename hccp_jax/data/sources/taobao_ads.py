@@ -61,7 +61,7 @@ _BEHAVIOUR = {
     "brand": Column(low=0, high=2**31 - 1, missing=True),
 }
 _ROW_BYTES = 32  # of a row's text, at least
-_LOG_WEIGHT = 8  # an impression may become a list of its own
+_LOG_WEIGHT = 4  # an impression may become a list of its own
 _PIDS = 64  # positions, at most; there are two
 
 
