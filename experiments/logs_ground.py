@@ -89,8 +89,9 @@ class LogsJudge:
 
 
 def featurise_of(store: Store) -> Callable[[RequestBatch, Catalogue], RequestBatch]:
-    """What attaches features to the requests of a store; cross features are KuaiRand's alone."""
-    return with_affinity if store.facts["spec"]["cross"] else attach
+    """What attaches features to the requests of a store; cross features are stored, but for KuaiRand's."""
+    made = store.facts["spec"]["cross"] and "cross" not in store["train"].columns
+    return with_affinity if made else attach
 
 
 def opened(settings: LogsSettings) -> StoredLogs:
