@@ -175,7 +175,7 @@ def test_every_event_is_there_once_and_the_store_is_described(tiny, log, capsys)
     assert shown[-1] == f"store: {log.parent / 'store'}"
     assert shown[1] == "A tiny set"
     assert [line.split(":")[0] for line in shown[2:]] == [
-        *("train", "train", "test", "test", "users", "items", "impressions of a user and day"),
+        *("train", "train", "test", "test", "users", "exposed items", "impressions of a user and day"),
         *("400 rows", "table items", "warning", "store"),
     ]
     assert sum(int(line.split(", ")[1].split(" ")[0]) for line in (shown[2], shown[4])) == 400
