@@ -8,6 +8,9 @@ from hccp_jax.errors import UserError
 
 SOURCES = {
     "kuairand": "kuairand",
+    "comirec": "comirec",
+    "userbehavior": "userbehavior",
+    "amazon_books": "amazon_reviews",
 }  # name -> module of this package, which has a DATASET of that name in DATASETS
 
 
