@@ -2,9 +2,8 @@
 
 Recall@N is a user's share of targets in the top N, a mean over users (macro), as the released code has it; micro is the
 share of all targets, Eq 5 of the paper. NDCG@N divides by the best that N items can reach; the released code divides by
-the ideal of the targets found, which is 1 for whoever has one target anywhere in the top N's first places. An item that
-comes twice in the rest is one target; items of the history are ranked like any other. Equal scores are ordered by a
-seeded permutation of the items.
+the ideal of the targets found, so that what is missed costs nothing. An item that comes twice in the rest is one
+target; items of the history are ranked like any other. Equal scores are ordered by a seeded permutation of the items.
 
 Axes: U users, Q targets of a user, P pairs (user, target), I items without the padding.
 """
