@@ -12,6 +12,7 @@ one that the paper prints; it is not tuned a row.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from hccp_jax.training.state import TrainState
 
 DATA = "Real sequences, users split at random; the negatives of training are random items, and nothing is simulated."
 CHOSEN_BY = 100  # N of the recall that chooses a row's step
+Rank = Callable[[Any], Ranked]
 FLOOR = Row("popularity", "popularity", reference=True)
 
 
@@ -121,8 +123,15 @@ def run(context: Context) -> None:
         if trial.row.reference:
             found = ground.after.scores(ground.source.frequency)
             save_result(context.experiment, trial, found.metrics, served="its own score", **_more(ground, found))
+    judge = cache(partial(_judge, ground))
     for trials in groups(trial for trial in context.trials if not trial.row.reference):
-        _run_program(context, ground, trials)
+        _run_program(context, ground, trials, *judge(trials[0].settings.model))
+
+
+def _judge(ground: Ground, model: MeanHistoryConfig) -> tuple[Rank, Rank | None]:
+    """Rankings of the test and the validation users by parameters; kernels have no part in a score."""
+    method = croloss_system(ground.spec, model, KernelConfig(), 1)
+    return ground.after.ranker(method), ground.before.ranker(method) if ground.before else None
 
 
 def _more(ground: Ground, found: Ranked) -> dict[str, Any]:
@@ -130,7 +139,9 @@ def _more(ground: Ground, found: Ranked) -> dict[str, Any]:
     return {"data": ground.told, "curves": {"recall": {"cutoffs": list(CURVE), "values": found.curves[TASK]}}}
 
 
-def _run_program(context: Context, ground: Ground, trials: Sequence[Trial]) -> None:
+def _run_program(
+    context: Context, ground: Ground, trials: Sequence[Trial], rank: Rank, rank_before: Rank | None
+) -> None:
     """The rows of one program, a row with all its seeds at a time."""
     settings: CROLossSettings = trials[0].settings
     method = croloss_system(ground.spec, settings.model, settings.kernels, 1)
@@ -138,8 +149,6 @@ def _run_program(context: Context, ground: Ground, trials: Sequence[Trial]) -> N
     largest = max(sum(trial.row == row for trial in trials) for row in rows)
     placement = replace(context.placement, population=min(context.placement.population, largest))
     program = Program(method, ground.source.featurise, placement, settings.train.tables, settings.train.members)
-    rank = ground.after.ranker(method)
-    rank_before = ground.before.ranker(method) if ground.before else None
 
     def validate(states: TrainState) -> np.ndarray:
         assert rank_before is not None
