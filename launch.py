@@ -24,7 +24,7 @@ from rich.console import Console
 from hccp_jax import config
 from hccp_jax.errors import Stopped, UserError
 
-EXPERIMENTS = ("quickstart", "hccp_ladder", "systems", "kuairand", "systems_kuairand", "systems_logs")
+EXPERIMENTS = ("quickstart", "hccp_ladder", "systems", "kuairand", "systems_kuairand", "systems_logs", "croloss")
 
 
 def _load(name: str):

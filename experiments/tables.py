@@ -145,6 +145,7 @@ def _facts(experiment: Experiment, records: Sequence[Record], rows: Sequence[Tab
     absent = [row.label for row in experiment.rows if row.name not in {r.row for r in records}]
     facts += [f"Fewer seeds: {', '.join(fewer)}."] if fewer else []
     facts += [f"Not run: {', '.join(absent)}."] if absent else []
+    facts += dict.fromkeys(str(told) for r in records if (told := r.result.get("data")))
     return (*facts, experiment.data)
 
 

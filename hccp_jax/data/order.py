@@ -3,6 +3,7 @@
 import numpy as np
 
 _ROUNDS = 4
+_WORD = (1 << 64) - 1
 
 
 def _mix(x: np.ndarray, key: int) -> np.ndarray:
@@ -53,3 +54,25 @@ def rows_at(seed: int, step: int, size: int, total: int, steps: int = 1) -> np.n
     """
     number = np.arange(step * size, (step + steps) * size, dtype=np.int64)
     return permuted(number % total, total, seed, number // total)
+
+
+def drawn(seed: int, number: np.ndarray) -> np.ndarray:
+    """64 random bits a number, the same on every machine: splitmix64 (Steele et al., 2014) begun at the seed.
+
+    Args:
+        seed: key of the draw.
+        number: integers of any shape.
+
+    Returns:
+        uint64 array of that shape.
+    """
+    begun = _finalised(np.full(1, seed & _WORD, np.uint64))
+    return _finalised(np.asarray(number).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + begun)
+
+
+def _finalised(x: np.ndarray) -> np.ndarray:
+    """The mixing function of splitmix64, a bijection of 64 bits."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
+    return x ^ (x >> np.uint64(31))

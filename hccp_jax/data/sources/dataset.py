@@ -3,7 +3,7 @@
 A store of impressions has tables of requests, `train`, `validation` and `test` (whichever the protocol has), and tables
 of features by id, `items` and `users`, whose row 0 is padding. Beside a batch's own columns a table of requests has
 `request_time` [U] int64 milliseconds, and `history_time` [U, H] where histories have times: see `data.guards`. A store
-of sequences (next-item prediction) has tables of events instead: see `data.sources.comirec`.
+of sequences (next-item prediction) has tables of events instead: see `data.sequences`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

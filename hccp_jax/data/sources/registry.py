@@ -18,6 +18,9 @@ SOURCES = {
     "toutiao": "toutiao",
     "kuairec": "kuairec",
     "recflow": "recflow",
+    "comirec": "comirec",
+    "userbehavior": "userbehavior",
+    "amazon_books": "amazon_reviews",
 }  # name -> module of this package, which has a DATASET of that name in DATASETS
 
 

@@ -1,0 +1,305 @@
+"""CROLoss against softmax, BPR and triplet losses on real sequences: its Tables 2-4 on one data set.
+
+    python -m hccp_jax.data.convert --source=comirec --input=DIR --output=STORE
+    python launch.py --experiment=croloss --store=STORE
+
+STORE holds sequences of one of the sources comirec, userbehavior or amazon_books. The protocol is the paper's (4.1): a
+training sample is a random user and position, ten uniform negatives a sample are shared in the batch, and held-out
+users are asked for the last 20 % of their sequence among all items. Rows share one network and, where they differ in
+alpha only, one program. A row keeps the step that is best by recall@100 of the validation users. The step size is the
+one that the paper prints; it is not tuned a row.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.experiment import Claim, Column, Experiment, Row
+from experiments.trials import Context, Trial, groups, save_result, validated
+from hccp_jax.config import field
+from hccp_jax.data import describe
+from hccp_jax.data.catalogue import Catalogue, FeatureSpec
+from hccp_jax.data.next_item import TASK, feature_spec, next_item_source, questions
+from hccp_jax.data.sequences import items_of, sequences
+from hccp_jax.data.source import Source
+from hccp_jax.data.store import Store, open_store
+from hccp_jax.data.vocabulary import hashed
+from hccp_jax.errors import Diverged, UserError
+from hccp_jax.evaluation.next_item import CURVE, NextItem
+from hccp_jax.evaluation.whole_catalogue import Ranked
+from hccp_jax.methods.croloss import NO_KERNEL, HyperConfig, KernelConfig, croloss_system
+from hccp_jax.models.mean_history import MeanHistoryConfig
+from hccp_jax.training.config import Member, TrainConfig
+from hccp_jax.training.loop import train
+from hccp_jax.training.program import Program
+from hccp_jax.training.state import TrainState
+
+DATA = "Real sequences, users split at random; the negatives of training are random items, and nothing is simulated."
+CHOSEN_BY = 100  # N of the recall that chooses a row's step
+Rank = Callable[[Any], Ranked]
+FLOOR = Row("popularity", "popularity", reference=True)
+
+
+@dataclass(frozen=True)
+class CROLossSettings:
+    """Everything that decides the numbers of the experiment."""
+
+    store: str = field("", "store of sequences, made by python -m hccp_jax.data.convert")
+    history: int = field(0, "items of a history; 0: as the store says", at_least=0)
+    users: int = field(0, "held-out users of validation and of test, evenly chosen; 0: all", at_least=0)
+    cutoffs: tuple[int, ...] = field((20, 50, 100, 200, 500), "N of the tables", at_least=1)
+    model: MeanHistoryConfig = MeanHistoryConfig()
+    kernels: KernelConfig = KernelConfig()
+    hyper: HyperConfig = HyperConfig(learning_rate=0.02)
+    train: TrainConfig = TrainConfig()
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The data of all rows.
+
+    Attributes:
+        spec: sizes.
+        source: training batches.
+        before: validation users, by whom a row's step is chosen; None where the store has none.
+        after: test users.
+        told: what the data is, in a sentence.
+    """
+
+    spec: FeatureSpec
+    source: Source
+    before: NextItem | None
+    after: NextItem
+    told: str
+
+
+def open_ground(settings: CROLossSettings, warn: Callable[[str], None]) -> Ground:
+    """Open the store.
+
+    Raises:
+        UserError: if it is none, or lacks what is needed.
+    """
+    if not settings.store:
+        raise UserError("store='': expected the folder of a store of sequences; see python -m hccp_jax.data.sources")
+    store = open_store(Path(settings.store))
+    training, test = sequences(store, "train"), sequences(store, "test")
+    history = settings.history or int(store.facts["more"]["history"])
+    items = items_of(store)
+    tables = settings.train.tables
+    spec, catalogue = hashed(feature_spec(items), Catalogue({}, {}), tables.item_rows)
+    source = next_item_source(spec, catalogue, training, settings.train.batch, history, settings.kernels.negatives)
+
+    def asked(part: Any) -> NextItem:
+        cutoffs = tuple(sorted({*settings.cutoffs, CHOSEN_BY}))
+        return NextItem(questions(part, history, settings.users), items, catalogue, cutoffs)
+
+    known = "sequences_validation" in store
+    if not known:
+        warn(f"store={store.directory}: no validation part; rows keep their last step")
+    before = asked(sequences(store, "validation")) if known else None
+    return Ground(spec, source, before, asked(test), _told(store))
+
+
+def _told(store: Store) -> str:
+    name, users = (
+        store.facts["more"]["name"],
+        sum(len(store[name]) for name in store.manifest["tables"] if "seq" in name),
+    )
+    items = int(store.facts["more"]["items"]) - 1
+    return f"Data: {store.facts['title']}, {name}: {users:,} users, {items:,} items."
+
+
+def run(context: Context) -> None:
+    """Train and evaluate the pending trials."""
+    settings: CROLossSettings = context.trials[0].settings
+    ground = open_ground(settings, context.warn)
+    context.say(describe.text(open_store(Path(settings.store), "quick").manifest))
+    for trial in context.trials:
+        if trial.row.reference:
+            found = ground.after.scores(ground.source.frequency)
+            save_result(context.experiment, trial, found.metrics, served="its own score", **_more(ground, found))
+    judge = cache(partial(_judge, ground))
+    for trials in groups(trial for trial in context.trials if not trial.row.reference):
+        _run_program(context, ground, trials, *judge(trials[0].settings.model))
+
+
+def _judge(ground: Ground, model: MeanHistoryConfig) -> tuple[Rank, Rank | None]:
+    """Rankings of the test and the validation users by parameters; kernels have no part in a score."""
+    method = croloss_system(ground.spec, model, KernelConfig(), 1)
+    return ground.after.ranker(method), ground.before.ranker(method) if ground.before else None
+
+
+def _more(ground: Ground, found: Ranked) -> dict[str, Any]:
+    """What a result says beside its metrics."""
+    return {"data": ground.told, "curves": {"recall": {"cutoffs": list(CURVE), "values": found.curves[TASK]}}}
+
+
+def _run_program(
+    context: Context, ground: Ground, trials: Sequence[Trial], rank: Rank, rank_before: Rank | None
+) -> None:
+    """The rows of one program, a row with all its seeds at a time."""
+    settings: CROLossSettings = trials[0].settings
+    method = croloss_system(ground.spec, settings.model, settings.kernels, 1)
+    rows = list({trial.row.name: trial.row for trial in trials}.values())
+    largest = max(sum(trial.row == row for trial in trials) for row in rows)
+    placement = replace(context.placement, population=min(context.placement.population, largest))
+    program = Program(method, ground.source.featurise, placement, settings.train.tables, settings.train.members)
+
+    def validate(states: TrainState) -> np.ndarray:
+        assert rank_before is not None
+        return np.array([rank_before(own).metrics[f"recall@{CHOSEN_BY}"] for own in _each(states.parameters)])
+
+    for row in rows:
+        own = [trial for trial in trials if trial.row == row]
+        members = [Member(trial.name, trial.settings.hyper, trial.seed, trial.directory) for trial in own]
+        report = context.report(row.label, settings.train.steps)
+        try:
+            trained = train(
+                method,
+                ground.source,
+                members,
+                settings.train,
+                placement,
+                report,
+                context.warn,
+                validate if rank_before else None,
+                program,
+                context.stop,
+            )
+        except Diverged as error:
+            context.failed.append(str(error))
+            continue
+        context.failed.extend(trained.failed.values())
+        values: Any = validate(trained.states) if context.validated and rank_before else [None] * len(own)
+        found = zip(own, _each(trained.states.parameters), trained.steps, values, strict=True)
+        for index, (trial, parameters, step, score) in enumerate(found):
+            if index in trained.failed:
+                continue
+            result = rank(parameters)
+            save_result(
+                context.experiment,
+                trial,
+                result.metrics,
+                epochs=ground.source.epochs(step),
+                step=step,
+                served="the cosine",
+                **validated(score, f"recall@{CHOSEN_BY} of the validation users"),
+                **_more(ground, result),
+            )
+
+
+def _each(parameters: Any) -> list[Any]:
+    """The parameters of each member."""
+    count = len(jax.tree.leaves(parameters)[0])
+    return [jax.tree.map(lambda leaf, m=member: leaf[m], parameters) for member in range(count)]
+
+
+def _row(name: str, label: str, kernel: str, alpha: float, weight: str = NO_KERNEL, margin: float = 5.0) -> Row:
+    static = {"kernels.kernel": kernel, "kernels.weight_kernel": weight, "kernels.hinge_margin": margin}
+    return Row(name, label, static | {"hyper.alpha": alpha})
+
+
+ALPHAS = (0.6, 1.0, 1.4)
+ROWS = (
+    _row("cross_entropy", "softmax cross-entropy (exponential, α = 1)", "exponential", 1.0),
+    _row("bpr", "BPR (softplus, α = 0)", "softplus", 0.0),
+    _row("triplet", "triplet, margin 5 (hinge, α = 0)", "hinge", 0.0),
+    _row("triplet_half", "triplet, margin 0.5 (hinge, α = 0)", "hinge", 0.0, margin=0.5),
+    *(
+        _row(f"{kernel}_{alpha:g}".replace(".", ""), f"CROLoss, {kernel}, α = {alpha:g}", kernel, alpha)
+        for kernel in ("softplus", "sigmoid", "exponential", "hinge")
+        for alpha in ALPHAS
+        if (kernel, alpha) != ("exponential", 1.0)  # the softmax above
+    ),
+    *(
+        _row(f"lambda_{weight}_{kernel}", f"CROLoss-λ, {weight.replace('_', ' ')}-{kernel}, α = 1", kernel, 1.0, weight)
+        for weight in ("sigmoid", "unit_step")
+        for kernel in ("softplus", "exponential")  # a sigmoid under a sigmoid weight is CROLoss's own gradient
+    ),
+)
+
+
+def _claim(name: str, where: str, statement: str, better: str, worse: str, n: int = 100, least: float = 0.003) -> Claim:
+    return Claim(name, f"CROLoss {where}", statement, f"recall@{n}", better, worse, least)
+
+
+CLAIMS = (
+    _claim("CRO-1a", "Table 2", "CROLoss-λ is ahead of CROLoss.", "lambda_sigmoid_softplus", "softplus_1"),
+    _claim("CRO-1b", "Table 2", "CROLoss is ahead of the softmax.", "softplus_1", "cross_entropy"),
+    _claim("CRO-1c", "Table 2", "The softmax is ahead of BPR.", "cross_entropy", "bpr"),
+    _claim("CRO-1d", "Table 2", "BPR is ahead of the triplet loss with margin 5.", "bpr", "triplet"),
+    _claim("CRO-1e", "Table 2", "BPR is ahead of the triplet loss with margin 0.5.", "bpr", "triplet_half"),
+    _claim("CRO-1f", "Table 2", "BPR is ahead of the softmax at N = 500.", "bpr", "cross_entropy", 500),
+    _claim("CRO-1g", "Table 2", "CROLoss is ahead of triplet, margin 5, at N = 500.", "softplus_1", "triplet", 500),
+    _claim("CRO-2a", "Table 3", "At N = 50 α = 1.4 beats α = 0.6 (softplus).", "softplus_14", "softplus_06", 50),
+    _claim("CRO-2b", "Table 3", "At N = 500 α = 0.6 beats α = 1.4 (softplus).", "softplus_06", "softplus_14", 500),
+    _claim("CRO-2c", "Table 3", "At N = 50 α = 1.4 beats α = 0.6 (sigmoid).", "sigmoid_14", "sigmoid_06", 50),
+    _claim("CRO-2d", "Table 3", "At N = 500 α = 0.6 beats α = 1.4 (sigmoid).", "sigmoid_06", "sigmoid_14", 500),
+    _claim(
+        "CRO-3a", "Table 3", "On a small corpus softplus beats exponential, α = 0.6.", "softplus_06", "exponential_06"
+    ),
+    _claim("CRO-3b", "Table 3", "Sigmoid beats hinge, α = 1.", "sigmoid_1", "hinge_1"),
+    _claim("CRO-3c", "Table 3", "Exponential beats hinge, α = 1.", "cross_entropy", "hinge_1"),
+    _claim(
+        "CRO-4a",
+        "Table 4",
+        "A sigmoid weight beats a unit step (softplus).",
+        "lambda_sigmoid_softplus",
+        "lambda_unit_step_softplus",
+    ),
+    _claim(
+        "CRO-4b",
+        "Table 4",
+        "On a small corpus softplus beats exponential under a sigmoid weight.",
+        "lambda_sigmoid_softplus",
+        "lambda_sigmoid_exponential",
+    ),
+    Claim(
+        "CRO-5",
+        "ours",
+        "CROLoss with softplus and α = 0.6 is ahead of the softmax by 1.5 points.",
+        "recall@100",
+        "softplus_06",
+        "cross_entropy",
+        0.015,
+    ),
+)
+
+EXPERIMENT = Experiment(
+    name="croloss",
+    title="CROLoss and the losses that it generalises, on real sequences",
+    paper="CROLoss (Alibaba), Xie et al., CIKM 2022",
+    table="Tables 2-4 and Figure 3",
+    minutes=75,
+    data=DATA,
+    settings=CROLossSettings(
+        train=TrainConfig(steps=5000, batch=256, chunk=250, checkpoint_every=1000, validate_every=1000)
+    ),
+    smoke={
+        "train.steps": 10,
+        "train.chunk": 5,
+        "train.checkpoint_every": 10,
+        "train.validate_every": 10,
+        "train.batch": 32,
+        "users": 64,
+    },
+    rows=(*ROWS, FLOOR),
+    columns=(
+        *(Column(f"recall@{n}", f"R@{n}") for n in (50, 100, 200, 500)),
+        *(Column(f"micro_recall@{n}", f"micro R@{n}") for n in (100, 500)),
+        *(Column(f"ndcg@{n}", f"NDCG@{n}") for n in (50, 500)),
+        *(Column(f"hit_rate@{n}", f"hit@{n}") for n in (50, 500)),
+    ),
+    claims=CLAIMS,
+    seeds=5,
+    run=run,
+    pictured=(
+        *("cross_entropy", "bpr", "triplet", "triplet_half", "softplus_06", "softplus_1", "sigmoid_1", "hinge_1"),
+        *("lambda_sigmoid_softplus", "popularity"),
+    ),
+)
