@@ -131,7 +131,7 @@ def expected(drawn: dict, past: dict, changes: dict, vocabulary: int) -> dict:
     return requests
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     train=samples,
     test=samples,

@@ -192,7 +192,7 @@ def test_a_fault_in_a_later_block_is_told_by_its_request(tmp_path, monkeypatch):
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_the_area_is_that_of_all_pairs(data):
     count = data.draw(st.integers(2, 25))
     values = data.draw(hnp.arrays(np.float32, count, elements=st.sampled_from([-1.5, 0.0, 0.25, 3.0])))

@@ -18,7 +18,7 @@ def logs(draw, users: int = 5, times: int = 12, most: int = 30) -> tuple[np.ndar
 
 
 @given(logs(), st.lists(st.tuples(st.integers(0, 7), st.integers(-1, 14)), max_size=10), st.integers(0, 5))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_what_came_before_is_what_a_loop_finds(log, questions, width):
     user, time = log
     asked = np.array(questions, np.int64).reshape(-1, 2)
@@ -39,7 +39,7 @@ def test_what_came_before_in_small():
 
 
 @given(logs(), st.integers(1, 4), st.one_of(st.none(), st.integers(0, 5)), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_lists_are_what_a_loop_makes(log, width, gap, data):
     user, time = log
     group = np.array(data.draw(st.lists(st.integers(0, 1), min_size=len(user), max_size=len(user))), np.int64)

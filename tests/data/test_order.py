@@ -42,7 +42,7 @@ def test_the_order_differs_by_seed_and_epoch():
 
 
 @pytest.mark.parametrize("key", ["epoch", "seed"])
-@pytest.mark.parametrize("total", [7, 20])
+@pytest.mark.parametrize("total", [7, pytest.param(20, marks=pytest.mark.slow)])
 def test_every_place_is_equally_likely(total, key):
     draws = 3000
     if key == "epoch":

@@ -70,7 +70,7 @@ CLICKS = st.lists(
 
 
 @given(CLICKS, st.sampled_from([15, 1000]), st.booleans())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_user_behavior_is_the_protocol(clicks, rows, several):
     rows_of_file = [(10**9 * u + 7, 5 * i, i % 2, b, BEGIN + 21_600 * t) for u, i, b, t in clicks]
     kept = [(u, i, t) for u, i, _, b, t in rows_of_file if (several or b == "pv") and BEGIN <= t < END]
@@ -171,7 +171,7 @@ REVIEWS = st.lists(
 
 
 @given(REVIEWS, st.sampled_from([64, 1 << 20]), st.booleans())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_reviews_are_the_protocol(reviews, block, last_line):
     expected, items = oracle(reviews, 3, lambda user: int(text_key(pl.Series([user]))[0]))
     if not expected["train"]:

@@ -34,7 +34,7 @@ protocols = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=impressions, changes=protocols)
 def test_every_impression_is_once_in_the_lists_that_a_slow_reading_gives(tmp_path_factory, drawn, changes):
     folder = tmp_path_factory.mktemp("ads")
@@ -103,7 +103,7 @@ behaviours = st.lists(
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(past=behaviours, drawn=impressions)
 def test_behaviours_count_strictly_before_their_list(tmp_path_factory, past, drawn):
     folder = tmp_path_factory.mktemp("ads")

@@ -35,6 +35,7 @@ def test_a_two_tower_pair_costs_its_dot_product(one):
     assert cost.p50_ms > 0
 
 
+@pytest.mark.slow
 def test_the_heavy_model_runs_on_the_routed_share_only_and_serves_the_same(one):
     made, batch, items = one
     method = hap(made.spec, HapConfig(), made.layout.exposed)
