@@ -134,13 +134,8 @@ def _seen_that_day(batch: RequestBatch, times: np.ndarray, zone: int) -> np.ndar
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; the exit code."""
-    given: dict[str, str] = {}
     try:
-        for word in arguments:
-            key, equals, value = word.removeprefix("--").partition("=")
-            if not word.startswith("--") or not (equals or key == "help"):
-                raise UserError(f"{word}: expected --name=value")
-            given[key] = value
+        given = config.named(arguments)
         if "help" in given:
             known = [f"  --{name}: {item.metadata['help']} [{item.default}]" for name, _, item in _flags()]
             print(__doc__, *known, sep="\n")

@@ -7,7 +7,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hccp_jax.errors import UserError
@@ -99,6 +99,25 @@ def parse(name: str, hint: Any, value: Any) -> Any:
         return hint(value)
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{name}={value!r}: expected {'true or false' if hint is bool else hint.__name__}") from None
+
+
+def named(arguments: Sequence[str]) -> dict[str, str]:
+    """The words of a command, each --name=value, or --help.
+
+    Raises:
+        UserError: for any other word.
+
+    >>> named(["--source=kuairand", "--help"])
+    {'source': 'kuairand', 'help': ''}
+
+    """
+    found: dict[str, str] = {}
+    for word in arguments:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not (equals or name == "help"):
+            raise UserError(f"{word}: expected --name=value")
+        found[name] = value
+    return found
 
 
 def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> Any:

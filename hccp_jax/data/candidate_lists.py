@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from hccp_jax.data.buckets import bucket_rows
 from hccp_jax.data.lists import Slots, lists_by, padded
 from hccp_jax.data.requests import Stage
 from hccp_jax.errors import UserError
@@ -105,6 +106,36 @@ def group(frame: pl.DataFrame, names: Sequence[str]) -> np.ndarray:
     """[n] int64 number of each row's group of equal values, in the order in which groups come."""
     kinds = frame.select(names).unique(maintain_order=True).with_row_index("_group")
     return frame.select(names).join(kinds, on=names, how="left", maintain_order="left")["_group"].to_numpy().astype(int)
+
+
+def measured(
+    folder: Path,
+    count: int,
+    width: int,
+    named: str,
+    requests_of: Callable[[pl.DataFrame], tuple[pl.DataFrame, np.ndarray]],
+) -> dict[str, int]:
+    """Counts of all buckets of a part: duplicates, names, requests, the longest and those longer than a list.
+
+    Args:
+        folder: of the buckets.
+        count: how many.
+        width: K.
+        named: column whose distinct values are counted as "names".
+        requests_of: a bucket -> its distinct rows, and the request of each.
+    """
+    found = dict.fromkeys(("duplicates", "names", "requests", "longer", "longest"), 0)
+    for number in range(count):
+        frame = bucket_rows(folder, number)
+        if frame is not None:
+            rows, request = requests_of(frame)
+            sizes = np.bincount(request)
+            found["duplicates"] += frame.height - rows.height
+            found["names"] += rows[named].n_unique()
+            found["requests"] += len(sizes)
+            found["longer"] += int((sizes > width).sum())
+            found["longest"] = max(found["longest"], int(sizes.max()))
+    return found
 
 
 def present(size: int) -> dict[str, np.ndarray]:

@@ -106,13 +106,8 @@ def _help(name: str) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; the exit code."""
-    given: dict[str, str] = {}
     try:
-        for word in arguments:
-            key, equals, value = word.removeprefix("--").partition("=")
-            if not word.startswith("--") or not (equals or key == "help"):
-                raise UserError(f"{word}: expected --name=value")
-            given[key] = value
+        given = config.named(arguments)
         if "help" in given:
             print(_help(given.get("source", "")))
             return 0

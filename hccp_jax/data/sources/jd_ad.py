@@ -131,22 +131,6 @@ def requests_of(frame: pl.DataFrame) -> tuple[pl.DataFrame, np.ndarray]:
     return rows, candidate_lists.group(rows, ["session", *_USER])
 
 
-def measured(folder: Path, count: int, width: int) -> dict[str, int]:
-    """Counts of all buckets of a part: duplicates, sessions, requests, the longest and those longer than a list."""
-    found = dict.fromkeys(("duplicates", "sessions", "requests", "longer", "longest"), 0)
-    for number in range(count):
-        frame = buckets.bucket_rows(folder, number)
-        if frame is not None:
-            rows, request = requests_of(frame)
-            sizes = np.bincount(request)
-            found["duplicates"] += frame.height - rows.height
-            found["sessions"] += rows["session"].n_unique()
-            found["requests"] += len(sizes)
-            found["longer"] += int((sizes > width).sum())
-            found["longest"] = max(found["longest"], int(sizes.max()))
-    return found
-
-
 @dataclass(frozen=True)
 class Encoder:
     """Writes the buckets of a part.
@@ -198,9 +182,10 @@ def convert(folder: Path, protocol: JdAdConfig, writer: StoreWriter, say: Callab
     known = Vocabularies(writer.work)
     rows = writer.step("spread", lambda: known.spread(parts, count))
     say(f"rows: {', '.join(f'{part} {number:,}' for part, number in rows.items())}")
-    counts = writer.step(
-        "measured", lambda: {part: measured(writer.work / part, count, protocol.list_length) for part in parts}
+    sizes = partial(
+        candidate_lists.measured, count=count, width=protocol.list_length, named="session", requests_of=requests_of
     )
+    counts = writer.step("measured", lambda: {part: sizes(writer.work / part) for part in parts})
     width = min(protocol.list_length, max(of["longest"] for of in counts.values()))
     items, (users, user_size), (fields, item_size) = known.items(), known.codes("user"), known.codes("item")
     encoder = Encoder(protocol, width, items, users, fields)
@@ -210,8 +195,8 @@ def convert(folder: Path, protocol: JdAdConfig, writer: StoreWriter, say: Callab
     writer.table("users", candidate_lists.present(2))
     writer.table("items", candidate_lists.present(len(items) + 1))
     lines = [
-        f"{part}: {rows[part]:,} rows, {of['duplicates']} exact duplicates removed, {of['sessions']:,} sessions, "
-        f"{of['requests'] - of['sessions']} more requests as user fields differ within a session, "
+        f"{part}: {rows[part]:,} rows, {of['duplicates']} exact duplicates removed, {of['names']:,} sessions, "
+        f"{of['requests'] - of['names']} more requests as user fields differ within a session, "
         f"{of['longer']} longer than list_length={protocol.list_length}"
         for part, of in counts.items()
     ]

@@ -102,22 +102,6 @@ def requests_of(frame: pl.DataFrame) -> tuple[pl.DataFrame, np.ndarray]:
     return rows, candidate_lists.group(rows, ["request_id", "user_id"])
 
 
-def measured(folder: Path, count: int, width: int) -> dict[str, int]:
-    """Counts of all buckets of a part: duplicates, request ids, requests, the longest and those longer than a list."""
-    found = dict.fromkeys(("duplicates", "ids", "requests", "longer", "longest"), 0)
-    for number in range(count):
-        frame = buckets.bucket_rows(folder, number)
-        if frame is not None:
-            rows, request = requests_of(frame)
-            sizes = np.bincount(request)
-            found["duplicates"] += frame.height - rows.height
-            found["ids"] += rows["request_id"].n_unique()
-            found["requests"] += len(sizes)
-            found["longer"] += int((sizes > width).sum())
-            found["longest"] = max(found["longest"], int(sizes.max()))
-    return found
-
-
 class Encoder:
     """Writes the buckets of a part in lists of `width`, with the vocabularies that `spread` left."""
 
@@ -165,9 +149,10 @@ def convert(folder: Path, protocol: ToutiaoConfig, writer: StoreWriter, say: Cal
     count = max(1, min(512, total // (150 * BUCKET_ROWS)))  # a row has about 150 bytes
     rows = writer.step("spread", lambda: spread(writer.work, parts, count))
     say(f"rows: {', '.join(f'{part} {number:,}' for part, number in rows.items())}")
-    counts = writer.step(
-        "measured", lambda: {part: measured(writer.work / part, count, protocol.list_length) for part in parts}
+    sizes = partial(
+        candidate_lists.measured, count=count, width=protocol.list_length, named="request_id", requests_of=requests_of
     )
+    counts = writer.step("measured", lambda: {part: sizes(writer.work / part) for part in parts})
     encoder = Encoder(writer.work, min(protocol.list_length, max(of["longest"] for of in counts.values())))
     for part in parts:
         for number in range(count):
@@ -176,7 +161,7 @@ def convert(folder: Path, protocol: ToutiaoConfig, writer: StoreWriter, say: Cal
     writer.table("users", candidate_lists.present(users))
     writer.table("items", candidate_lists.present(items))
     lines = [
-        f"{part}: {rows[part]:,} rows, {of['duplicates']} exact duplicates removed, {of['requests'] - of['ids']} more "
+        f"{part}: {rows[part]:,} rows, {of['duplicates']} exact duplicates removed, {of['requests'] - of['names']} more "
         f"requests as users differ within a request id, {of['longer']} longer than list_length={protocol.list_length}"
         for part, of in counts.items()
     ]
