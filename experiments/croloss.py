@@ -281,10 +281,10 @@ EXPERIMENT = Experiment(
         train=TrainConfig(steps=5000, batch=256, chunk=250, checkpoint_every=1000, validate_every=1000)
     ),
     smoke={
-        "train.steps": 10,
-        "train.chunk": 5,
-        "train.checkpoint_every": 10,
-        "train.validate_every": 10,
+        "train.steps": 4,
+        "train.chunk": 2,
+        "train.checkpoint_every": 4,
+        "train.validate_every": 4,
         "train.batch": 32,
         "users": 64,
     },
