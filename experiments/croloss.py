@@ -106,32 +106,42 @@ def open_ground(settings: CROLossSettings, warn: Callable[[str], None]) -> Groun
 
 
 def _told(store: Store) -> str:
-    name, users = (
-        store.facts["more"]["name"],
-        sum(len(store[name]) for name in store.manifest["tables"] if "seq" in name),
-    )
-    items = int(store.facts["more"]["items"]) - 1
+    users = sum(len(store[name]) for name in store.manifest["tables"] if name.startswith("sequences_"))
+    name, items = store.facts["more"]["name"], store.facts["more"]["items"] - 1
     return f"Data: {store.facts['title']}, {name}: {users:,} users, {items:,} items."
 
 
 def run(context: Context) -> None:
     """Train and evaluate the pending trials."""
-    settings: CROLossSettings = context.trials[0].settings
-    ground = open_ground(settings, context.warn)
-    context.say(describe.text(open_store(Path(settings.store), "quick").manifest))
+    opened = cache(partial(_opened, context))
     for trial in context.trials:
         if trial.row.reference:
+            ground = opened(_of_data(trial.settings))
             found = ground.after.scores(ground.source.frequency)
             save_result(context.experiment, trial, found.metrics, served="its own score", **_more(ground, found))
-    judge = cache(partial(_judge, ground))
+
+    @cache
+    def judge(settings: CROLossSettings, model: MeanHistoryConfig) -> tuple[Rank, Rank | None]:
+        """Rankings of the test and the validation users by parameters; kernels have no part in a score."""
+        ground = opened(settings)
+        method = croloss_system(ground.spec, model, KernelConfig(), 1)
+        return ground.after.ranker(method), ground.before.ranker(method) if ground.before else None
+
     for trials in groups(trial for trial in context.trials if not trial.row.reference):
-        _run_program(context, ground, trials, *judge(trials[0].settings.model))
+        settings = _of_data(trials[0].settings)
+        _run_program(context, opened(settings), trials, *judge(settings, trials[0].settings.model))
 
 
-def _judge(ground: Ground, model: MeanHistoryConfig) -> tuple[Rank, Rank | None]:
-    """Rankings of the test and the validation users by parameters; kernels have no part in a score."""
-    method = croloss_system(ground.spec, model, KernelConfig(), 1)
-    return ground.after.ranker(method), ground.before.ranker(method) if ground.before else None
+def _opened(context: Context, settings: CROLossSettings) -> Ground:
+    ground = open_ground(settings, context.warn)
+    context.say(describe.text(open_store(Path(settings.store), "quick").manifest))
+    return ground
+
+
+def _of_data(settings: CROLossSettings) -> CROLossSettings:
+    """The settings with defaults where they do not decide the data, which a sweep may change as well."""
+    kernels = KernelConfig(negatives=settings.kernels.negatives)
+    return replace(settings, model=MeanHistoryConfig(), kernels=kernels, hyper=HyperConfig())
 
 
 def _more(ground: Ground, found: Ranked) -> dict[str, Any]:
