@@ -101,6 +101,18 @@ def test_a_run_learns_what_comes_next(finished):
     assert "tiny: 30 items" in lines[0]
 
 
+def test_a_sweep_of_what_decides_the_data_has_data_of_its_own(store, tmp_path):
+    """Trials of one command with other batches and histories."""
+    trials = []
+    for number, changes in enumerate(({"train.batch": 8}, {"train.batch": 16, "history": 1})):
+        steps = {"train.steps": 2, "train.chunk": 2, "train.validate_every": 0}
+        settings = config.override(EXPERIMENT.settings, TINY | {"store": str(store)} | steps | changes)
+        trials += make_trials(EXPERIMENT, settings, [EXPERIMENT.row("bpr")], 1, tmp_path / str(number))
+    report = lambda label, steps: lambda step, means: None  # noqa: E731
+    croloss.run(Context(EXPERIMENT, tuple(trials), Placement(), report, lambda line: None))
+    assert [trial.result["epochs"] for trial in trials] == [2 * 8 / 40, 2 * 16 / 40]
+
+
 @pytest.mark.slow
 def test_a_row_does_not_hang_on_the_others_and_lazy_tables_learn_too(store, finished, tmp_path):
     alone, _ = run(store, tmp_path / "alone", ["bpr"])

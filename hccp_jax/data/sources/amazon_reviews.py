@@ -158,7 +158,7 @@ DATASETS = (
         where="https://jmcauley.ucsd.edu/data/amazon/ (2014, by category)",
         licence="for research; cite McAuley et al., SIGIR 2015",
         files=(
-            PublishedFile("reviews_Books_5.json", "9.4 GB, 8,898,041 reviews"),
+            PublishedFile("reviews_Books_5.json", "8,898,041 reviews"),
             PublishedFile("meta_Books.json", "optional: the categories of items"),
         ),
         config=AmazonReviewsConfig,

@@ -210,7 +210,7 @@ DATASETS = (
         where="https://github.com/THUDM/ComiRec (its README links the prepared data)",
         licence="that of the raw data: Amazon reviews and Tianchi are for research",
         files=(
-            PublishedFile("NAME_train.txt", "book: 80 % of 603,668 users"),
+            PublishedFile("NAME_train.txt", "80 % of the users"),
             PublishedFile("NAME_valid.txt"),
             PublishedFile("NAME_test.txt"),
             PublishedFile("NAME_item_cate.txt", "optional; book: 367,982 items, taobao: 1,708,530 items"),

@@ -78,7 +78,7 @@ DATASETS = (
         papers="CROLoss (Tables 2-4), prepared by ComiRec's protocol",
         where="https://tianchi.aliyun.com/dataset/649",
         licence="for research, not to be passed on; an account is needed",
-        files=(PublishedFile("UserBehavior.csv", "3.7 GB, 100,150,807 rows, 987,994 users, 4,162,024 items"),),
+        files=(PublishedFile("UserBehavior.csv", "100,150,807 rows, 987,994 users, 4,162,024 items"),),
         config=UserBehaviorConfig,
         convert=convert,
     ),
