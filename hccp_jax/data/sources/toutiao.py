@@ -162,7 +162,8 @@ def convert(folder: Path, protocol: ToutiaoConfig, writer: StoreWriter, say: Cal
     writer.table("items", candidate_lists.present(items))
     lines = [
         f"{part}: {rows[part]:,} rows, {of['duplicates']} exact duplicates removed, "
-        f"{of['requests'] - of['names']} more requests as users differ within a request id, {of['longer']} longer than list_length={protocol.list_length}"
+        f"{of['requests'] - of['names']} more requests as users differ within a request id, "
+        f"{of['longer']} longer than list_length={protocol.list_length}"
         for part, of in counts.items()
     ]
     return Facts(
