@@ -59,6 +59,7 @@ OWN: dict[str, dict[str, float]] = {
     "multi_positive": {"temperature": 0.3},
     "logistic_regression": {"negatives": 1.0},
     "two_tower": {"negatives": 1.0},
+    "three_tower": {"negatives": 1.0},
     "cold": {"negatives": 1.0},
     "din": {"negatives": 1.0},
     "dat": {"negatives": 0.1},

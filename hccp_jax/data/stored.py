@@ -62,29 +62,30 @@ def read_logs(store: Store) -> StoredLogs:
         UserError: if the store has no training requests.
     """
     spec, table = spec_of(store), store["train"]
-    exposed, sequence, stages, shown = _layout(table, spec.items)
+    exposed, sequence, stages, shown, past = _layout(table, spec.items)
     words = {Stage.RANKED: "ranked", Stage.PRERANKED: "preranked", Stage.POOL: "pool"}
     has = {word for stage, word in words.items() if stage in stages}
-    has |= {"history"} if table.columns["history_mask"]["shape"][0] else set()
+    has |= {"history"} if past else set()
     has |= {"teacher"} if any(name.startswith("teacher.") for name in table.columns) else set()
     return StoredLogs(store, spec, _catalogue(store, spec, shown), exposed, sequence, frozenset(has), shown)
 
 
-def _layout(table: Table, items: int) -> tuple[int, int, set[Stage], np.ndarray]:
-    """Slots that hold impressions and ranked items, the stages there are, impressions of each item."""
-    exposed, sequence = 1, 1
+def _layout(table: Table, items: int) -> tuple[int, int, set[Stage], np.ndarray, bool]:
+    """Slots that hold impressions and ranked items, stages, impressions of each item, whether there is any history."""
+    exposed, sequence, past = 1, 1, False
     stages: set[Stage] = set()
     shown = np.zeros(items, np.float32)
     for _, batch in blocks(table):
         stage: Any = np.asarray(batch.stage)
         there = {Stage(value) for value in np.unique(stage)}
         stages |= there
+        past |= bool(np.asarray(batch.history_mask).any())
         for column in np.flatnonzero((stage == Stage.EXPOSED).any(axis=0))[-1:]:
             exposed = max(exposed, int(column) + 1)
         for column in np.flatnonzero(((stage == Stage.EXPOSED) | (stage == Stage.RANKED)).any(axis=0))[-1:]:
             sequence = max(sequence, int(column) + 1)
         shown += np.bincount(np.asarray(batch.items["id"])[stage == Stage.EXPOSED], minlength=items)
-    return exposed, sequence, stages, shown
+    return exposed, sequence, stages, shown, past
 
 
 def _catalogue(store: Store, spec: FeatureSpec, shown: np.ndarray) -> Catalogue:

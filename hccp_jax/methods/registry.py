@@ -119,6 +119,8 @@ SYSTEMS: dict[str, System] = {
         lambda s, c, at: pointwise(s, LogisticRegression(c.logistic_regression, s)), "pointwise"
     ),
     "two_tower": System(lambda s, c, at: pointwise(s, TwoTower(c.two_tower, s)), "pointwise"),
+    # Base of HCCP for logs without stages: its towers, impressions alone
+    "three_tower": System(lambda s, c, at: pointwise(s, _three_tower(s, c)), "pointwise"),
     "cold": System(lambda s, c, at: pointwise(s, Cold(c.cold, s), frozenset({"cross"})), "pointwise"),
     "din": System(lambda s, c, at: pointwise(s, Din(c.din, s), frozenset({"history"})), "pointwise"),
     "dat": System(lambda s, c, at: dat(s, DualAugmentedTower(c.dat, s), at.exposed), "dat"),

@@ -67,7 +67,7 @@ def test_stages_are_found_by_models_of_the_past(store, tmp_path):
 
 @pytest.mark.slow
 def test_systems_run_on_a_store_and_say_what_it_cannot_feed(store, tmp_path):
-    rows = "--rows=base,din,hccp,lcron,copr"
+    rows = "--rows=three_tower,base,din,hccp,lcron,copr"
     done = launch(
         *("--experiment=systems_logs", f"--store={store.directory}", "--smoke", "--seeds=1", rows),
         *(f"--out={tmp_path / 'run'}", TINY[-1]),
@@ -75,8 +75,8 @@ def test_systems_run_on_a_store_and_say_what_it_cannot_feed(store, tmp_path):
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "run" / "results.jsonl").read_text().splitlines()
     found = {one["row"]: one["metrics"] for one in map(json.loads, lines)}
-    assert set(found) == {"base", "din", "hccp", "lcron", "copr"}
-    assert all(0 < found[row]["click/AUC"] < 1 for row in ("base", "din", "hccp", "copr"))
+    assert set(found) == {"three_tower", "base", "din", "hccp", "lcron", "copr"}
+    assert all(0 < found[row]["click/AUC"] < 1 for row in ("three_tower", "base", "din", "hccp", "copr"))
 
 
 @pytest.mark.parametrize(
