@@ -78,6 +78,9 @@ class LogsJudge:
         self.listed: Callable[[Any], dict[str, float]] = ground.lists.measurer(method)
         self.listed_before = ground.lists_before.measurer(method)
         self.first = ground.logs.spec.tasks[0]
+        facts = ground.logs.store.facts
+        simulated = f"; simulated: {facts['simulated']}" if facts["simulated"] else ""
+        self.told = f"Data: {facts['title']}{simulated}."
 
     def validate(self, parameters: Any, hyper: Any) -> float:
         """AUC of the first task."""
@@ -85,7 +88,7 @@ class LogsJudge:
 
     def measure(self, parameters: Any, hyper: Any) -> Measured:
         """Every task by its own head."""
-        return Measured(self.listed(parameters), None, {"served": "each task by its own head"})
+        return Measured(self.listed(parameters), None, {"served": "each task by its own head", "data": self.told})
 
 
 def featurise_of(store: Store) -> Callable[[RequestBatch, Catalogue], RequestBatch]:

@@ -56,7 +56,7 @@ EXPERIMENT = Experiment(
     paper=PAPER,
     table="the systems of the table `systems`, on the impressions of a store",
     minutes=60,
-    data="the store's; stages below exposure are simulated where the store says so",
+    data="Exposed lists of the store's test part.",
     settings=replace(LogsSettings(), train=TrainConfig(steps=720, batch=128, chunk=30, checkpoint_every=720)),
     smoke={"train.steps": 20, "train.chunk": 10, "train.batch": 32, "tune.trials": 1},
     rows=(Row("three_tower", "three towers, impressions alone", {"system": "three_tower"}), *SYSTEM_ROWS),
