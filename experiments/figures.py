@@ -19,6 +19,7 @@ from experiments.experiment import Experiment, Row
 from hccp_jax.evaluation.statistics import Interval, mean_interval
 
 WIDTH, DPI = 6.4, 187.5  # inches and dots an inch: 1200 pixels, with letters that are still read on a phone
+LEGEND_LINE = 0.22  # inches
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 COLOURS = (*OKABE_ITO, "#882255", "#999933", "#332288")  # three of Tol's, for more rows than those have
 MARKERS = "osD^vP*Xph"
@@ -76,7 +77,7 @@ def hit_rate_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
         axis.xaxis.set_major_formatter(ScalarFormatter())
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.set(title=f"{name}@K", xlabel="K")
-        axis.set_ylim(0, 1)
+        axis.set_ylim(0, min(1.0, 1.05 * axis.dataLim.ymax))
     return _with_legend(figure, axes, experiment)
 
 
@@ -237,4 +238,6 @@ def _with_legend(figure: Figure, axes: Sequence[Axes], experiment: Experiment) -
     columns = max(1, int(WIDTH * 72 / (48 + 6 * max(map(len, labels), default=1))))
     lines = [entries[label] for label in labels]
     figure.legend(lines, labels, loc="outside lower center", ncols=min(columns, 4), frameon=False)
+    # the panels keep their height, however long the legend
+    figure.set_figheight(figure.get_figheight() + LEGEND_LINE * max(0, math.ceil(len(labels) / min(columns, 4)) - 3))
     return figure
