@@ -26,7 +26,7 @@ from hccp_jax.config import field
 from hccp_jax.data import describe
 from hccp_jax.data.catalogue import Catalogue, FeatureSpec
 from hccp_jax.data.next_item import TASK, feature_spec, next_item_source, questions
-from hccp_jax.data.sequences import items_of, sequences
+from hccp_jax.data.sequences import Sequences, items_of, sequences
 from hccp_jax.data.source import Source
 from hccp_jax.data.store import Store, open_store
 from hccp_jax.data.vocabulary import hashed
@@ -87,7 +87,8 @@ def open_ground(settings: CROLossSettings, warn: Callable[[str], None]) -> Groun
     if not settings.store:
         raise UserError("store='': expected the folder of a store of sequences; see python -m hccp_jax.data.sources")
     store = open_store(Path(settings.store))
-    training, test = sequences(store, "train"), sequences(store, "test")
+    training = sequences(store, "train")
+    validation, test, told = held_out(store, warn)
     history = settings.history or int(store.facts["more"]["history"])
     items = items_of(store)
     tables = settings.train.tables
@@ -98,11 +99,25 @@ def open_ground(settings: CROLossSettings, warn: Callable[[str], None]) -> Groun
         cutoffs = tuple(sorted({*settings.cutoffs, CHOSEN_BY}))
         return NextItem(questions(part, history, settings.users), items, catalogue, cutoffs)
 
-    known = "sequences_validation" in store
-    if not known:
+    before = None if validation is None else asked(validation)
+    return Ground(spec, source, before, asked(test), f"{_told(store)}{told}")
+
+
+def held_out(store: Store, warn: Callable[[str], None]) -> tuple[Sequences | None, Sequences, str]:
+    """Validation and test users, and what is to be said of them; excerpts may lack one of the two."""
+    if "sequences_validation" not in store:
         warn(f"store={store.directory}: no validation part; rows keep their last step")
-    before = asked(sequences(store, "validation")) if known else None
-    return Ground(spec, source, before, asked(test), _told(store))
+        return None, sequences(store, "test"), ""
+    validation = sequences(store, "validation")
+    if "sequences_test" in store:
+        return validation, sequences(store, "test"), ""
+    told = " No test part: every second user of the validation part is the test."
+    warn(f"store={store.directory}:{told.lower()}")
+    first, second = (
+        replace(validation, user=validation.user[k::2], begin=validation.begin[k::2], length=validation.length[k::2])
+        for k in (0, 1)
+    )
+    return first, second, told
 
 
 def _told(store: Store) -> str:

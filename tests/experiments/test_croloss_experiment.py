@@ -12,6 +12,7 @@ from experiments.figures import colour
 from experiments.trials import Context, groups, make_trials
 from hccp_jax import config
 from hccp_jax.data.convert import convert
+from hccp_jax.data.store import open_store
 from hccp_jax.data.store_writer import StoreWriter
 from hccp_jax.errors import UserError
 from hccp_jax.training.program import Placement
@@ -156,6 +157,22 @@ def test_a_bad_store_is_told(store, tmp_path):
             writer.table("items", {"category": np.zeros(items, np.int32)})
             writer.finish({"title": "tiny", "more": {"name": "tiny", "items": items, "history": 3}})
         refused(tmp_path / name, line)
+
+
+def test_an_excerpt_without_a_test_part_asks_every_second_validation_user(store, tmp_path):
+    source = store.parent / "in"
+    (tmp_path / "in").mkdir()
+    for word in ("train", "valid"):
+        (tmp_path / "in" / f"tiny_{word}.txt").write_text((source / f"tiny_{word}.txt").read_text())
+    convert("comirec", tmp_path / "in", tmp_path / "store", {"history": 3}, lambda line: None)
+    said = []
+    validation, test, told = croloss.held_out(open_store(tmp_path / "store"), said.append)
+    assert validation is not None
+    assert sorted([*validation.user, *test.user]) == list(range(40, 50))
+    assert len(test.user) == 5
+    assert all(test.item[begin] != 0 for begin in test.begin)
+    assert told == " No test part: every second user of the validation part is the test."
+    assert len(said) == 1
 
 
 @pytest.mark.slow
