@@ -69,6 +69,7 @@ class Ground:
         before: validation users, by whom a row's step is chosen; None where the store has none.
         after: test users.
         told: what the data is, in a sentence.
+        described: the description of the store.
     """
 
     spec: FeatureSpec
@@ -76,6 +77,7 @@ class Ground:
     before: NextItem | None
     after: NextItem
     told: str
+    described: str
 
 
 def open_ground(settings: CROLossSettings, warn: Callable[[str], None]) -> Ground:
@@ -100,7 +102,7 @@ def open_ground(settings: CROLossSettings, warn: Callable[[str], None]) -> Groun
         return NextItem(questions(part, history, settings.users), items, catalogue, cutoffs)
 
     before = None if validation is None else asked(validation)
-    return Ground(spec, source, before, asked(test), f"{_told(store)}{told}")
+    return Ground(spec, source, before, asked(test), f"{_told(store)}{told}", describe.text(store.manifest))
 
 
 def held_out(store: Store, warn: Callable[[str], None]) -> tuple[Sequences | None, Sequences, str]:
@@ -149,7 +151,7 @@ def run(context: Context) -> None:
 
 def _opened(context: Context, settings: CROLossSettings) -> Ground:
     ground = open_ground(settings, context.warn)
-    context.say(describe.text(open_store(Path(settings.store), "quick").manifest))
+    context.say(ground.described)
     return ground
 
 

@@ -12,13 +12,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from hccp_jax.data.catalogue import Catalogue, FeatureSpec
-from hccp_jax.data.kuairand import KuaiRandConfig, read_users, read_videos
+from hccp_jax.data.catalogue import Catalogue
+from hccp_jax.data.kuairand import KuaiRandConfig
 from hccp_jax.data.kuairand_dataset import CatalogueView, KuaiRand, load
 from hccp_jax.data.requests import RequestBatch
 from hccp_jax.data.sources.dataset import DataSet, Facts, PublishedFile
 from hccp_jax.data.store import Store, columns_of
 from hccp_jax.data.store_writer import StoreWriter
+from hccp_jax.data.stored import spec_of
 from hccp_jax.errors import UserError
 
 ZONE = 8  # hours east of UTC, Asia/Shanghai
@@ -29,7 +30,7 @@ COUNTED = ("train ", "validation ", "test ", "SIMULATED")  # lines that the desc
 def convert(folder: Path, config: KuaiRandConfig, writer: StoreWriter, say: Callable[[str], None]) -> Facts:
     """Write requests, features and whole-catalogue views."""
     data: Any = load(folder, config)
-    say(f"{read_users(folder).height:,} users and {read_videos(folder).height:,} videos read")
+    say(f"{data.spec.users - 1:,} users and {data.spec.items - 1:,} videos read")
     for part in ("train", "validation", "test"):
         writer.requests(part, getattr(data, part), data.times[part])
     if data.random is not None:
@@ -68,7 +69,7 @@ def stored(store: Store, config: KuaiRandConfig) -> KuaiRand:
     for name, made in facts["protocol"].items():
         if getattr(config, name) != made:
             raise UserError(f"{name}={getattr(config, name)}: the store was made with {name}={made}; say the same")
-    spec = FeatureSpec(**{**facts["spec"], "tasks": tuple(facts["spec"]["tasks"])})
+    spec = spec_of(store)
     items: Any = {name: np.asarray(store["items"][name][:]) for name in store["items"].columns}
     users: Any = {name: np.asarray(store["users"][name][:]) for name in store["users"].columns}
     shown = items.pop("exposures")
