@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from experiments.kuairand import featurise as with_affinity
 from experiments.systems_run import Measured
@@ -124,13 +123,10 @@ def open_ground(context: Context, settings: LogsSettings, logs: StoredLogs, teac
     def source(log: RequestBatch) -> Source:
         return log_source(spec, catalogue, featurise, log, settings.train.batch, logs.impressions)
 
-    def whole(name: str) -> RequestBatch:
-        return jax.tree.map(lambda leaf: np.asarray(leaf[:]), logs.part(name))
-
     train, has = logs.part("train"), logs.has | ({"cross"} if spec.cross else set())
-    validation, test = whole("validation"), whole("test")
+    validation, test = store["validation"].loaded(), store["test"].loaded()
     if teach:
-        train = jax.tree.map(lambda leaf: np.asarray(leaf[:]), train)
+        train = store["train"].loaded()
         written = taught(
             context,
             source(replace(train, teacher={})),

@@ -115,6 +115,10 @@ class Table:
             values[item.name] = arrays.get(item.name, None if item.name == "cross" else under)
         return RequestBatch(**values)
 
+    def loaded(self) -> RequestBatch:
+        """The table as a log in memory, with NumPy leaves [n, ...]."""
+        return jax.tree.map(lambda leaf: np.asarray(leaf[:]), self.requests())
+
 
 @dataclass(frozen=True)
 class Store:

@@ -9,13 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from hccp_jax.data.catalogue import Catalogue
 from hccp_jax.data.kuairand import KuaiRandConfig
 from hccp_jax.data.kuairand_dataset import CatalogueView, KuaiRand, load
-from hccp_jax.data.requests import RequestBatch
 from hccp_jax.data.sources.dataset import DataSet, Facts, PublishedFile
 from hccp_jax.data.store import Store, columns_of
 from hccp_jax.data.store_writer import StoreWriter
@@ -78,17 +76,13 @@ def stored(store: Store, config: KuaiRandConfig) -> KuaiRand:
         catalogue=Catalogue(users=users, items=items, daily=daily),
         spec=spec,
         train=store["train"].requests(),
-        validation=_read(store, "validation"),
-        test=_read(store, "test"),
+        validation=store["validation"].loaded(),
+        test=store["test"].loaded(),
         item_exposures=shown,
         views={name: _view(store, name, spec.items) for name in ("validation", "test")},
         summary="\n".join(facts["lines"]),
-        random=_read(store, RANDOM) if RANDOM in store else None,
+        random=store[RANDOM].loaded() if RANDOM in store else None,
     )
-
-
-def _read(store: Store, name: str) -> RequestBatch:
-    return jax.tree.map(lambda leaf: np.asarray(leaf[:]), store[name].requests())
 
 
 def _view(store: Store, name: str, items: int) -> CatalogueView:
@@ -100,7 +94,7 @@ def _view(store: Store, name: str, items: int) -> CatalogueView:
     }
     seen: Any = np.unpackbits(np.asarray(table["seen"][:]), axis=1, count=items).astype(bool)
     popularity: Any = {floor: np.asarray(floors[floor][:]) for floor in floors.columns}
-    return CatalogueView(_read(store, f"view_{name}"), positives, seen, popularity)
+    return CatalogueView(table.loaded(), positives, seen, popularity)
 
 
 DATASETS = (
