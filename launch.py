@@ -24,7 +24,10 @@ from rich.console import Console
 from hccp_jax import config
 from hccp_jax.errors import Stopped, UserError
 
-EXPERIMENTS = ("quickstart", "hccp_ladder", "systems", "kuairand", "systems_kuairand", "systems_logs", "croloss")
+EXPERIMENTS = (
+    *("quickstart", "hccp_ladder", "systems", "kuairand", "systems_kuairand", "systems_logs", "croloss"),
+    *("hccp_table1",),
+)
 
 
 def _load(name: str):

@@ -43,7 +43,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement `better > worse` on a metric, of a paper or of ours.
+    """A statement that something is above 0, of a paper or of ours: `better - worse` on a metric, or a contrast.
 
     Attributes:
         id: such as "HCCP-5a".
@@ -53,15 +53,32 @@ class Claim:
         better: row that should be ahead.
         worse: row that should be behind.
         smallest_effect: the smallest difference that matters, in units of the metric.
+        terms: (weight, row, metric) whose weighted sum should be above 0; empty: better minus worse on the metric. For
+            statements on several metrics or rows, such as a gain that shrinks with K.
+        relative: whether the sum is divided by the value of its last term, for lifts in per cent.
+        within: if above 0, the statement is that the sum lies between -within and within.
     """
 
     id: str
     paper: str
     statement: str
-    metric: str
-    better: str
-    worse: str
+    metric: str = ""
+    better: str = ""
+    worse: str = ""
     smallest_effect: float = 0.005
+    terms: tuple[tuple[float, str, str], ...] = ()
+    relative: bool = False
+    within: float = 0.0
+
+    @property
+    def family(self) -> str:
+        """What a paper states in one breath: the id without what follows a dot. Holm's adjustment is over a family."""
+        return self.id.partition(".")[0]
+
+    @property
+    def contrast(self) -> tuple[tuple[float, str, str], ...]:
+        """What is summed."""
+        return self.terms or ((1.0, self.better, self.metric), (-1.0, self.worse, self.metric))
 
 
 @dataclass(frozen=True)
@@ -81,6 +98,12 @@ class Experiment:
         columns: what the table prints.
         claims: what is decided from the paired differences.
         seeds: default number of seeds.
+        worlds: default number of simulated worlds; world w has the seed world.seed + w. 1 on real logs.
+        shares: name under which trials are hashed, the same for tables that are views of the same runs; one that is
+            finished in a directory beside --out is then taken from there. Empty: the experiment's own name.
+        printed: the paper's numbers, as metric -> row -> number in the table's unit; shown beside ours.
+        printed_note: what those numbers are.
+        figures: (file name, caption, (experiment, records) -> Figure or None) of figures of its own.
         pictured: names of the rows that the pictures show, at most ten, so that each has a colour; empty for all.
         run: (context) -> None, trains and evaluates the asked rows; see `experiments.trials`.
     """
@@ -99,6 +122,11 @@ class Experiment:
     seeds: int
     run: Callable[..., None]
     pictured: tuple[str, ...] = ()
+    worlds: int = 1
+    shares: str = ""
+    printed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    printed_note: str = ""
+    figures: tuple[tuple[str, str, Callable[..., Any]], ...] = ()
 
     def row(self, name: str) -> Row:
         """The row of that name."""

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
 
 from experiments.atomic import write_atomically
-from experiments.claims import Record, by_seed, read_records
+from experiments.claims import Record, by_seed, over_worlds, read_records
 from experiments.experiment import Experiment, Row
 from hccp_jax.evaluation.statistics import Interval, mean_interval
 
@@ -135,7 +135,7 @@ def _octile_panel(axis: Axes, experiment: Experiment, records: Sequence[Record],
     width = 0.8 / max(len(trained), 1)
     for row in experiment.rows:
         seeds = [by_seed(records, row.name, f"{name}/octile{octile}") for octile in OCTILES]
-        points = [(octile, mean_interval(list(s.values()))) for octile, s in zip(OCTILES, seeds, strict=True) if s]
+        points = [(octile, over_worlds(s)) for octile, s in zip(OCTILES, seeds, strict=True) if s]
         if row.reference:
             _line(axis, experiment, row, points)
         elif points:
@@ -155,7 +155,7 @@ def _octile_panel(axis: Axes, experiment: Experiment, records: Sequence[Record],
 def _share_panel(axis: Axes, experiment: Experiment, records: Sequence[Record]) -> None:
     rows = [row for row in reversed(experiment.rows) if by_seed(records, row.name, TAIL_SHARE)]
     for place, row in enumerate(rows):
-        interval = mean_interval(list(by_seed(records, row.name, TAIL_SHARE).values()))
+        interval = over_worlds(by_seed(records, row.name, TAIL_SHARE))
         axis.barh(place, interval.mean, 0.7, xerr=_half(interval), error_kw=ERRORS, color=colour(experiment, row))
     axis.set_yticks(range(len(rows)), [row.label for row in rows], fontsize=min(9, 100 / max(len(rows), 1)))
     axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

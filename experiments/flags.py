@@ -19,6 +19,7 @@ def launcher_flags() -> flags.FlagValues:
     flags.DEFINE_boolean("help", False, "list every flag with its meaning and default, and stop", **define)
     flags.DEFINE_list("rows", [], "rows to run, comma-separated; empty: all", **define)
     flags.DEFINE_integer("seeds", None, "training seeds of each row; empty: the experiment's own", **define)
+    flags.DEFINE_integer("worlds", None, "simulated worlds, each with all seeds; empty: the experiment's own", **define)
     flags.DEFINE_string("sweep", "", "settings to try, such as 'hyper.margin=0,0.9 x train.steps=200,400'", **define)
     flags.DEFINE_string("sweep_file", "", "file with a sweep a line", **define)
     flags.DEFINE_integer("sweep_draws", 0, "random settings of the sweep; 0: all of them", **define)

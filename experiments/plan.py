@@ -21,7 +21,7 @@ LAUNCHER_ONLY = (
     *("out", "only", "engine", "processes", "retries", "ray_address", "ray_cpus", "ray_gpus", "ray_resources"),
     *("search", "search_batch", "search_storage"),
 )
-AT_LEAST_1 = ("seeds", "devices", "model_devices", "processes")
+AT_LEAST_1 = ("seeds", "worlds", "devices", "model_devices", "processes")
 AT_LEAST_0 = ("retries", "sweep_draws", "search", "search_batch", "ray_cpus", "ray_gpus", "profile_steps")
 
 
@@ -34,6 +34,7 @@ class Plan:
         rows: those asked for.
         settings: the configuration before a row's own overrides.
         seeds: of each trained row.
+        worlds: simulated worlds, each with all rows and seeds.
         out: directory of the results.
         over: what a sweep tries; empty without one.
         words: the flags that say all this, for the command line of a worker.
@@ -43,13 +44,14 @@ class Plan:
     rows: tuple[Row, ...]
     settings: Any
     seeds: int
+    worlds: int
     out: Path
     over: tuple[Tried, ...]
     words: tuple[str, ...]
 
     @cached_property
     def _trials(self) -> tuple[Trial, ...]:
-        return tuple(make_trials(self.experiment, self.settings, self.rows, self.seeds, self.out))
+        return tuple(make_trials(self.experiment, self.settings, self.rows, self.seeds, self.out, self.worlds))
 
     def trials(self) -> list[Trial]:
         """Every trial, finished or not."""
@@ -76,13 +78,16 @@ def make(experiment: Experiment, values: flags.FlagValues) -> Plan:
     settings = config.override(experiment.settings, changed)
     if settings.train.batch % given["devices"]:
         raise UserError(f"train.batch={settings.train.batch}: expected a multiple of the {given['devices']} devices")
+    if (given["worlds"] or 1) > 1 and not hasattr(settings, "world"):
+        raise UserError(f"worlds={given['worlds']}: expected 1, as {experiment.name} runs on real logs")
     name = experiment.name + (f"-{config.digest(settings)[:8]}" if changed else "")
     words = [values[n].serialize() for n in values if values[n].present and n not in LAUNCHER_ONLY]
     plan = Plan(
         experiment,
         tuple(_rows(experiment, given["rows"])),
         settings,
-        experiment.seeds if given["seeds"] is None else given["seeds"],
+        _how_many(experiment.seeds, given["seeds"], min(2, experiment.seeds) if given["smoke"] else None),
+        _how_many(experiment.worlds, given["worlds"], 1 if given["smoke"] else None),
         Path(given["out"] or Path("runs") / name),
         (),
         tuple(word for word in words if word),
@@ -93,6 +98,10 @@ def make(experiment: Experiment, values: flags.FlagValues) -> Plan:
         if name not in known:
             raise UserError(f"only={name!r}: expected the hash of one of the {len(known)} trials of this command")
     return plan
+
+
+def _how_many(usual: int, asked: int | None, smoke: int | None) -> int:
+    return asked if asked is not None else usual if smoke is None else smoke
 
 
 def _swept(plan: Plan, given: Mapping[str, Any]) -> Plan:

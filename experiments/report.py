@@ -44,7 +44,9 @@ def write_all(
     """
     out_dir = Path(out_dir)
     records = read_records(out_dir, experiment)
-    table, verdicts = build_table(experiment, records, notes=_notes(command)), decide(experiment.claims, records)
+    references = [row.name for row in experiment.rows if row.reference]
+    table = build_table(experiment, records, notes=_notes(command))
+    verdicts = decide(experiment.claims, records, references)
     write_atomically(out_dir / "table.md", to_markdown(table))
     write_atomically(out_dir / "table.csv", to_csv(table))
     entries = [verdict.as_json() for verdict in verdicts]
@@ -76,7 +78,7 @@ def _made_from(out_dir: Path, records: Sequence[Record], command: str) -> str:
     """A digest of all that the pictures and the report follow from: results, configuration, command, this code."""
     here = Path(__file__).parent
     code = [path.read_text(encoding="utf-8") for path in sorted((*here.glob("*.py"), *here.glob("*.j2")))]
-    told = [[record.row, record.seed, record.metrics, record.result] for record in records]
+    told = [[record.row, record.world, record.seed, record.metrics, record.result] for record in records]
     logs = [_size(record.directory / "metrics.jsonl") for record in records]
     return config.digest(code, told, logs, command, *(read_json(out_dir / name) for name in CONFIGURATION))
 

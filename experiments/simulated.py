@@ -92,9 +92,9 @@ def _source(context: Context, settings: SimulatedSettings, world: World, seeds: 
     train = settings.train
     devices = context.placement.population
     fresh = fresh_source(world, settings.world, settings.sampling, train.batch, len(seeds), train.chunk_steps, devices)
-    if settings.log.requests:
+    if requests := settings.log.size(train.steps * train.batch):
         directory = context.trials[0].directory.parent.parent / "log" if settings.log.on_disk else None
-        fresh = logged_source(train.batch, settings.log.requests, fresh, directory)
+        fresh = logged_source(train.batch, requests, fresh, directory)
     spec, catalogue = hashed(fresh.spec, fresh.catalogue, train.tables.item_rows, train.tables.user_rows)
     return replace(fresh, spec=spec, catalogue=catalogue)
 
@@ -124,7 +124,7 @@ def _validation(
     context: Context, settings: SimulatedSettings, world: World, source: Source, trials: list[Trial]
 ) -> Validate | None:
     """ISH at the middle cutoff of each member on requests of their own, if anything is chosen by it."""
-    if not (settings.train.validate_every or settings.log.requests or context.validated):
+    if not (settings.log.rhythm(settings.train).validate_every or context.validated):
         return None
     evaluate = settings.evaluate
     held_out = open_evaluator(settings.world, evaluate.cutoffs, world, source, evaluate.requests, "validation")
@@ -141,10 +141,7 @@ def _train(
     context: Context, settings: SimulatedSettings, source: Source, trials: list[Trial], validate: Validate | None
 ) -> Trained:
     method = _method(settings, source)
-    config: TrainConfig = settings.train
-    if settings.log.requests and not config.validate_every:
-        # a reused log measures overfitting, so every row keeps the step that is its own best on validation requests
-        config = replace(config, validate_every=max(config.chunk_steps, config.steps // 10))
+    config: TrainConfig = settings.log.rhythm(settings.train)
     members = [Member(trial.name, trial.settings.hyper, trial.seed, trial.directory) for trial in trials]
     placement = replace(context.placement, population=_shards(context, trials))
     report = context.report(

@@ -20,10 +20,10 @@ from hccp_jax.cascade.logs import MAX_SEED, STREAMS, open_world
 from hccp_jax.cascade.source import featurise, fresh_source
 from hccp_jax.data.catalogue import every_item
 from hccp_jax.data.requests import RequestBatch, first_slots
-from hccp_jax.data.source import Source, record, replay
+from hccp_jax.data.source import Source, record, replay, reuse
 from hccp_jax.data.vocabulary import hashed
 from hccp_jax.errors import UserError
-from hccp_jax.evaluation.evaluator import EvaluationSet, Evaluator, Result, member_scores
+from hccp_jax.evaluation.evaluator import EvaluationSet, Evaluator, member_scores
 from hccp_jax.methods.base import Method
 from hccp_jax.methods.hccp import Layout
 
@@ -68,6 +68,13 @@ class SimulatedGround:
         return featurise(first_slots(stored, SERVED), catalogue), every_item(catalogue)
 
 
+def fused(hyper: Any) -> list[Any]:
+    """The numbers that serve the click logit plus that of the downstream order, if the row trains such a head."""
+    if getattr(hyper, "consistency", 0) > 0 and hasattr(hyper, "serve_consistency"):
+        return [replace(hyper, serve_consistency=1.0)]
+    return [replace(hyper, serve_exposure=1.0)] if hasattr(hyper, "serve_exposure") else []
+
+
 class SimulatedJudge:
     """See `systems_run.Judge`: both sets are scored by one program, a few blocks at a time."""
 
@@ -76,27 +83,31 @@ class SimulatedJudge:
         self.score = jax.jit(partial(member_scores, method, featurise))
         self.blocks = gcd(*(len(part.data.candidates.ids) for part in (ground.evaluator, ground.held_out)))
 
-    def _result(self, evaluator: Evaluator, parameters: Any, hyper: Any) -> Result:
+    def _scores(self, evaluator: Evaluator, parameters: Any, *hypers: Any) -> list[np.ndarray]:
+        """Served scores by the first numbers, click logits, and served scores by the other numbers."""
         catalogue = self.ground.source.catalogue
-        hyper = jax.tree.map(jnp.float32, hyper)
+        first, *others = (jax.tree.map(jnp.float32, hyper) for hyper in hypers)
         parts = []
-        for first in range(0, len(evaluator.data.candidates.ids), self.blocks):
-            data: EvaluationSet = jax.tree.map(lambda leaf, f=first: leaf[f : f + self.blocks], evaluator.data)
-            parts.append(jax.device_get(self.score(parameters, hyper, data, catalogue)))
-        served, click = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return evaluator.measured([(served, click)])[0]
+        for begin in range(0, len(evaluator.data.candidates.ids), self.blocks):
+            data: EvaluationSet = jax.tree.map(lambda leaf, f=begin: leaf[f : f + self.blocks], evaluator.data)
+            parts.append(jax.device_get(self.score(parameters, first, data, catalogue, *others)))
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
     def validate(self, parameters: Any, hyper: Any) -> float:
         """Hit rate of clicks at the middle cutoff."""
         held_out = self.ground.held_out
-        return self._result(held_out, parameters, hyper).metrics[f"ISH@{held_out.octile_cutoff}"]
+        served, click = self._scores(held_out, parameters, hyper)
+        return held_out.measured([(served, click)])[0].metrics[f"ISH@{held_out.octile_cutoff}"]
 
     def measure(self, parameters: Any, hyper: Any) -> Measured:
-        """All metrics, with the spread of the octiles' hit rates."""
+        """All metrics, with the spread of the octiles' hit rates; of the fused score, too, where there is one."""
         evaluator = self.ground.evaluator
-        found = self._result(evaluator, parameters, hyper)
+        other = fused(hyper) if self.ground.settings.evaluate.fused else []
+        served, click, *more_served = self._scores(evaluator, parameters, hyper, *other)
+        found, *others = evaluator.measured([(served, click), *((s, click) for s in more_served)])
         octiles = [found.metrics[f"ISH@{evaluator.octile_cutoff}/octile{index}"] for index in range(1, 9)]
         metrics = found.metrics | {"octile_spread": octiles[0] - float(np.nanmean(octiles[4:]))}
+        metrics |= {f"fused/{name}": value for result in others for name, value in result.metrics.items()}
         more = {
             "curves": curves_of(evaluator, found),
             "left_out": found.left_out,
@@ -124,13 +135,16 @@ def open_ground(context: Context, settings: SystemsSettings, seeds: Sequence[int
     block = train.chunk_steps
     devices = context.placement.population
     fresh = fresh_source(world, settings.world, settings.sampling, train.batch, 1, block, devices)
-    logs = {seed: record(fresh, seed, train.steps, block) for seed in (TUNING_SEED, *seeds)}
+    size = settings.log.size(train.steps * train.batch)
+    steps = -(-(size // train.batch) // block) * block if size else train.steps
+    logs = {seed: record(fresh, seed, steps, block) for seed in (TUNING_SEED, *seeds)}
     layout = Layout(settings.world.exposed, settings.sampling.sequence)
     logs = taught(
         context, fresh, settings.models, layout, settings.teacher, train, TEACHER_SEED, logs, TUNING_SEED, out
     )
     spec, catalogue = hashed(fresh.spec, fresh.catalogue, train.tables.item_rows, train.tables.user_rows)
-    source = replace(replay(fresh, logs, train.batch), spec=spec, catalogue=catalogue)
+    source = reuse(fresh, logs, train.batch) if size else replay(fresh, logs, train.batch)
+    source = replace(source, spec=spec, catalogue=catalogue)
 
     def held_out(requests: int, stream: str) -> Evaluator:
         return open_evaluator(settings.world, settings.evaluate.cutoffs, world, source, requests, stream)

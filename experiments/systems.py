@@ -19,7 +19,7 @@ from experiments.simulated import DATA, check_world
 from experiments.simulated_ground import open_ground
 from experiments.systems_run import run_rows
 from experiments.systems_settings import SystemsSettings
-from experiments.trials import Context, save_result
+from experiments.trials import Context, by_world, save_result
 from hccp_jax.evaluation.simulated import references
 from hccp_jax.methods import croloss, hap, sdcl
 from hccp_jax.methods.hccp import ROWS
@@ -93,7 +93,12 @@ COST_COLUMNS = (
 
 
 def run(context: Context) -> None:
-    """Train and evaluate the pending trials."""
+    """Train and evaluate the pending trials, world after world."""
+    for one in by_world(context):
+        _run_world(one)
+
+
+def _run_world(context: Context) -> None:
     settings: SystemsSettings = context.trials[0].settings
     check_world(settings.world, settings.sampling, settings.train)
     out = context.trials[0].directory.parent.parent

@@ -29,6 +29,7 @@ from hccp_jax.training import hosts
 from hccp_jax.training.config import Member, TrainConfig
 from hccp_jax.training.loop import Trained, train
 from hccp_jax.training.program import Placement, Program
+from hccp_jax.training.state import TrainState
 
 SMALLEST_GAIN = 1e-9
 DIVERGED = -1.0  # of a tuning trial; below every metric that is compared
@@ -151,7 +152,7 @@ def _run_group(context: Context, ground: Ground, trials: list[Trial], progress: 
             hyper = _numbers(trial.settings, tuned["changes"])
             member = Member(trial.name, hyper, trial.seed, trial.directory)
             try:
-                trained = _train(context, ground, method, program, member, trial.settings.train)
+                trained = _train(context, ground, method, program, judge, member, _rhythm(trial.settings))
             except Diverged as error:
                 context.failed.append(str(error))
                 line = "its loss is not finite"
@@ -195,14 +196,31 @@ def _numbers(settings: Any, changes: dict[str, float]) -> Any:
     return getattr(changed.hyper, field)
 
 
+def _rhythm(settings: Any) -> TrainConfig:
+    """Of training a row; only the simulated cascade has a log of a chosen size."""
+    return settings.log.rhythm(settings.train) if hasattr(settings, "log") else settings.train
+
+
 def _train(
-    context: Context, ground: Ground, method: Method, program: Program, member: Member, settings: TrainConfig
+    context: Context,
+    ground: Ground,
+    method: Method,
+    program: Program,
+    judge: Judge,
+    member: Member,
+    settings: TrainConfig,
 ) -> Trained:
+    """Train one member; it keeps its last step, unless the settings validate.
+
+    A best step by validation is one more thing to tune, so it is off unless a log is reused.
+    """
+
     def silent(step: int, values: dict[str, float]) -> None:
         pass
 
-    # a best step by validation would be one more thing to tune: every row keeps its last
-    settings = replace(settings, validate_every=0)
+    def validate(states: TrainState) -> np.ndarray:
+        return np.array([judge.validate(jax.tree.map(lambda leaf: leaf[0], states.parameters), member.hyper)])
+
     return train(
         method,
         ground.source,
@@ -211,7 +229,7 @@ def _train(
         Placement("single"),
         silent,
         context.warn,
-        None,
+        validate,
         program,
         context.stop,
     )
@@ -253,14 +271,14 @@ def _tuned(
     settings = trial.settings
     tune, full = settings.tune, settings.train
     steps = max(1, round(tune.share * full.steps / full.chunk_steps)) * full.chunk_steps
-    short = replace(full, steps=steps, chunk=full.chunk_steps, checkpoint_every=steps)
+    short = replace(full, steps=steps, chunk=full.chunk_steps, checkpoint_every=steps, validate_every=0)
     found: list[dict[str, Any]] = []
     for index, changes in enumerate(space):
         hyper = _numbers(settings, changes)
         name = f"row {trial.row.name}, tuning {index + 1} of {len(space)}"
         member = Member(name, hyper, ground.tuning_seed, directory / str(index))
         try:
-            trained = _train(context, ground, method, program, member, short)
+            trained = _train(context, ground, method, program, judge, member, short)
             value = judge.validate(jax.tree.map(lambda leaf: leaf[0], trained.states.parameters), hyper)
         except Diverged:
             value = DIVERGED

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.settings import EvaluateConfig
+from experiments.settings import EvaluateConfig, LogConfig
 from hccp_jax.cascade.logs import SamplingConfig
 from hccp_jax.cascade.world import WorldConfig
 from hccp_jax.config import field
@@ -41,6 +41,7 @@ class SystemsSettings:
     sampling: SamplingConfig = SamplingConfig()
     models: SystemConfig = SystemConfig()
     hyper: HyperConfigs = HyperConfigs()
+    log: LogConfig = LogConfig()
     tune: TuneConfig = TuneConfig()
     teacher: TeacherConfig = TeacherConfig()
     train: TrainConfig = TrainConfig()

@@ -10,17 +10,17 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from experiments.claims import Record, by_seed, difference
+from experiments.claims import Record, by_seed, difference, over_worlds
 from experiments.experiment import Column, Experiment, Row
 from hccp_jax.config import flatten
-from hccp_jax.evaluation.statistics import Interval, mean_interval
+from hccp_jax.evaluation.statistics import Interval
 
 MISSING = "–"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A row's mean over seeds in one column and its paired difference to the baseline; None where there is no data."""
+    """A row's mean in one column and its paired difference to the baseline; None where there is no data."""
 
     column: Column
     interval: Interval | None
@@ -111,17 +111,17 @@ def build_table(experiment: Experiment, records: Sequence[Record], notes: Sequen
     experiment = replace(experiment, columns=tuple(c for c in experiment.columns if c.metric in there))
     rows = []
     for row in experiment.rows:
-        seeds = tuple(r.seed for r in records if r.row == row.name)
+        seeds = tuple(sorted({r.seed for r in records if r.row == row.name}))
         if seeds:
             rows.append(TableRow(row, seeds, tuple(_cell(experiment, records, row, c) for c in experiment.columns)))
     return Table(experiment, tuple(rows), (*notes, *_facts(experiment, records, rows)))
 
 
 def _cell(experiment: Experiment, records: Sequence[Record], row: Row, column: Column) -> Cell:
-    values = list(by_seed(records, row.name, column.metric).values())
+    values = by_seed(records, row.name, column.metric)
     if not values:
         return Cell(column, None, None)
-    found = mean_interval(values)
+    found = over_worlds(values)
     if column.cost:
         return Cell(column, Interval(found.mean, None, None, found.count), None)
     baseline = experiment.baseline.name
@@ -133,15 +133,18 @@ def _facts(experiment: Experiment, records: Sequence[Record], rows: Sequence[Tab
     trained = [record for record in records if not experiment.row(record.row).reference]
     epochs = sorted({float(r.result["epochs"]) for r in trained if r.result.get("epochs") is not None})
     shown = dict.fromkeys(f"{value:.3g}" for value in epochs[:1] + epochs[-1:])
-    seeds = sorted({record.seed for record in records})
+    seeds, worlds = sorted({record.seed for record in records}), len({record.world for record in records})
+    over = f" in each of {worlds} worlds" if worlds > 1 else ""
     facts = [
         f"Paper: {experiment.paper}, {experiment.table}.",
         f"Served head: {_served(experiment, trained) or 'not recorded'}.",
         f"Epochs: {' to '.join(shown) or 'not recorded'}.",
-        f"Seeds: {len(seeds)} ({', '.join(map(str, seeds))}).",
+        f"Seeds: {len(seeds)} ({', '.join(map(str, seeds))}){over}.",
     ]
     facts += _tuning(trained)
-    fewer = [f"{row.row.label} {len(row.seeds)}" for row in rows if len(row.seeds) < len(seeds)]
+    fewer = [
+        f"{row.row.label} {len(row.seeds)}" for row in rows if len(row.seeds) < len(seeds) and not row.row.reference
+    ]
     absent = [row.label for row in experiment.rows if row.name not in {r.row for r in records}]
     facts += [f"Fewer seeds: {', '.join(fewer)}."] if fewer else []
     facts += [f"Not run: {', '.join(absent)}."] if absent else []

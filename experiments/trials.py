@@ -31,17 +31,19 @@ class Trial:
         seed: training seed.
         settings: the resolved configuration.
         directory: where everything of the trial is kept; its name is the hash.
+        world: which of the simulated worlds; 0 on real logs.
     """
 
     row: Row
     seed: int
     settings: Any
     directory: Path
+    world: int = 0
 
     @property
     def name(self) -> str:
         """For messages."""
-        return f"row {self.row.name}, seed {self.seed}"
+        return f"row {self.row.name}, " + (f"world {self.world}, " if self.world else "") + f"seed {self.seed}"
 
     @property
     def finished(self) -> bool:
@@ -84,18 +86,38 @@ class Context:
         self.say(f"warning: {line}")
 
 
-def make_trials(experiment: Experiment, settings: Any, rows: Sequence[Row], seeds: int, out: Path) -> list[Trial]:
+def make_trials(
+    experiment: Experiment, settings: Any, rows: Sequence[Row], seeds: int, out: Path, worlds: int = 1
+) -> list[Trial]:
     """The trials of an experiment; a row's own overrides come last, so that a row stays what it is called.
 
-    A reference row does not depend on the training seed and is one trial.
+    A reference row does not depend on the training seed and is one trial a world.
     """
     trials = []
+    owner = experiment.shares or experiment.name
     for row in rows:
-        resolved = config.override(settings, row.overrides)
-        for seed in range(1 if row.reference else seeds):
-            name = config.digest(experiment.name, row.name, seed, config.to_json(resolved), __version__)
-            trials.append(Trial(row, seed, resolved, out / "trials" / name))
+        own = config.override(settings, row.overrides)
+        for world in range(worlds):
+            resolved = config.override(own, {"world.seed": own.world.seed + world}) if world else own
+            for seed in range(1 if row.reference else seeds):
+                name = config.digest(owner, row.name, seed, config.to_json(resolved), __version__)
+                trials.append(Trial(row, seed, resolved, place_of(experiment, out, name), world))
     return trials
+
+
+def place_of(experiment: Experiment, out: Path, name: str) -> Path:
+    """The directory of a trial: in `out`, or beside it, if the same trial of a shared table is finished there."""
+    own = out / "trials" / name
+    if experiment.shares and not own.exists():
+        for other in sorted(out.parent.glob(f"*/trials/{name}/result.json")):
+            return other.parent
+    return own
+
+
+def by_world(context: "Context") -> list["Context"]:
+    """The same context with the trials of one world each."""
+    worlds = sorted({trial.world for trial in context.trials})
+    return [replace(context, trials=tuple(t for t in context.trials if t.world == world)) for world in worlds]
 
 
 def save_result(
@@ -120,6 +142,7 @@ def save_result(
         "experiment": experiment.name,
         "row": trial.row.name,
         "seed": trial.seed,
+        "world": trial.world,
         "config_hash": trial.directory.name,
         "config": config.to_json(trial.settings),
         "metrics": {name: None if value != value else value for name, value in metrics.items()},
@@ -135,9 +158,10 @@ def validated(value: float | None, by: str) -> dict[str, Any]:
 
 def collect(experiment: Experiment, trials: Iterable[Trial], out: Path) -> None:
     """Write results.jsonl from the finished trials."""
-    keys = ("experiment", "row", "seed", "metrics", "config_hash")
-    found = [trial.result for trial in trials]
-    lines = [json.dumps({key: result[key] for key in keys}) + "\n" for result in found if result is not None]
+    keys = ("row", "seed", "world", "metrics", "config_hash")
+    found = [(trial.world, trial.result) for trial in trials]
+    told = [{"world": world} | result for world, result in found if result is not None]
+    lines = [json.dumps({"experiment": experiment.name} | {key: result[key] for key in keys}) + "\n" for result in told]
     write_atomically(out / "results.jsonl", "".join(lines))
 
 

@@ -102,6 +102,21 @@ def record(source: Source, seed: int, steps: int, block: int) -> RequestBatch:
     return jax.tree.map(lambda *leaves: np.concatenate([leaf.reshape(-1, *leaf.shape[2:]) for leaf in leaves]), *parts)
 
 
+def reuse(source: Source, logs: dict[int, RequestBatch], size: int) -> Source:
+    """The source with recorded logs of equal length that are read epoch after epoch, each in a keyed order."""
+    total = len(next(iter(logs.values())).mask)
+    rows = log_rows(total, size)
+
+    def chunk(seeds: Sequence[int], first: int, steps: int, part: tuple[int, int] = (0, 1)) -> RequestBatch:
+        parts = []
+        for seed in seeds:
+            chosen = rows([seed], first, steps, part)[0]
+            parts.append(jax.tree.map(lambda leaf, r=chosen: leaf[r], logs[seed]))
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
+
+    return replace(source, chunk=chunk, epoch_steps=total / size, log=None, rows=None)
+
+
 def replay(source: Source, logs: dict[int, RequestBatch], size: int) -> Source:
     """The source with recorded logs in place of its chunks: step s of a seed is rows s B to (s + 1) B of its log."""
 

@@ -169,20 +169,27 @@ class Evaluator:
 
 
 def member_scores(
-    method: Method, featurise: Featurise, parameters: Any, hyper: Any, data: EvaluationSet, catalogue: Catalogue
-) -> tuple[jax.Array, jax.Array]:
-    """Served scores and click logits [blocks, U, P] of one member.
+    method: Method,
+    featurise: Featurise,
+    parameters: Any,
+    hyper: Any,
+    data: EvaluationSet,
+    catalogue: Catalogue,
+    *others: Any,
+) -> tuple[jax.Array, ...]:
+    """Served scores and click logits [blocks, U, P] of one member, then the served scores by other numbers.
 
+    `others` are further numbers of the method that differ in what is served only, such as fused heads.
     Item sides are computed once for the whole catalogue, as at serving time.
     """
     items = method.item_side(parameters, every_item(catalogue))
 
-    def block(part: EvaluationSet) -> tuple[jax.Array, jax.Array]:
+    def block(part: EvaluationSet) -> tuple[jax.Array, ...]:
         batch = featurise(part.requests, catalogue)
         users = method.user_side(parameters, batch)
         own = jax.tree.map(lambda leaf: leaf[part.requests.items["id"]], items)
         heads = method.route(method.pair_scores(parameters, users, own, batch.cross), hyper, batch.mask)
-        return method.served(heads, hyper), heads["click"]
+        return method.served(heads, hyper), heads["click"], *(method.served(heads, other) for other in others)
 
     return jax.lax.map(block, data)
 

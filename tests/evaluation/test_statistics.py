@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from hccp_jax.evaluation.statistics import Interval, crossed_interval, mean_interval, paired_difference
+from hccp_jax.evaluation.statistics import (
+    Interval,
+    crossed_interval,
+    holm,
+    mean_interval,
+    nested_interval,
+    paired_difference,
+)
 
 
 def test_the_interval_is_students():
@@ -77,3 +84,35 @@ def test_crossed_intervals_cover_the_mean_whatever_dominates(seed_spread, reques
         a = 0.5 + seeds + requests + rng.normal(size=(5, 40))
         covered.append(covers(crossed_interval(a, np.zeros_like(a), np.ones(40, bool)), 0.5))
     assert np.mean(covered) > 0.93
+
+
+def test_nested_interval_against_the_analysis_of_variance():
+    drawn = np.random.default_rng(0).normal(size=(4, 5))
+    apart = drawn + np.array([[-3.0], [0.0], [1.0], [4.0]])
+    wide = nested_interval(list(apart))
+    means = apart.mean(axis=1)
+    half = scipy.stats.t.ppf(0.975, 3) * scipy.stats.sem(means)
+    assert (wide.mean, wide.low, wide.high) == pytest.approx((means.mean(), means.mean() - half, means.mean() + half))
+    # worlds that spread no more than their seeds explain are pooled
+    level = drawn - drawn.mean(axis=1, keepdims=True)
+    pooled = nested_interval(list(level))
+    half = scipy.stats.t.ppf(0.975, 19) * scipy.stats.sem(level.ravel())
+    assert (pooled.mean, pooled.high) == pytest.approx((0.0, half))
+
+
+def test_nested_interval_covers_the_truth():
+    random = np.random.default_rng(1)
+    covered = 0
+    for _ in range(1000):
+        found = nested_interval(list(random.normal(scale=0.5, size=(3, 1)) + random.normal(size=(3, 5))))
+        covered += found.low <= 0 <= found.high
+    assert 0.90 < covered / 1000 < 0.99  # pooling by the data itself costs some
+
+
+def test_holm_is_the_bound_for_one_and_never_less_than_the_chance():
+    assert holm([0.03]) == [0.03]
+    chances = list(np.random.default_rng(2).uniform(size=20))
+    adjusted = holm(chances)
+    assert all(a >= c for a, c in zip(adjusted, chances, strict=True))
+    assert min(adjusted) == pytest.approx(min(1.0, 20 * min(chances)))
+    assert holm([]) == []
