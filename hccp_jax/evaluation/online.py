@@ -34,7 +34,7 @@ def online_set(world: World, config: WorldConfig, counts: np.ndarray, requests: 
 
 @partial(jax.jit, static_argnums=1)
 def _outcomes(world: World, config: WorldConfig, tail: jax.Array, data: EvaluationSet, scores: jax.Array) -> Arm:
-    def block(parts: tuple[jax.Array, ...]) -> Arm:
+    def block(parts: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> Arm:
         return outcomes(world, config, *parts, tail)
 
     requests, candidates = data.requests.user["request"], data.candidates
