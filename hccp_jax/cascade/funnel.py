@@ -81,19 +81,28 @@ def logging_scores(world: World, config: WorldConfig, context: Context, ids: jax
     return jnp.einsum("upc,uc->up", world.content[ids], wish) * 2.0 + prior[ids]
 
 
+def packed_keys(ids: jax.Array, scores: jax.Array, n_items: int) -> jax.Array:
+    """[U, P] uint32 keys that ascend from the best candidate to the worst, equal scores by id.
+
+    Score and id share one uint32: the id takes the bits it needs and the score, clipped to +-SCORE_RANGE, the rest
+    (17 bits for 20,000 items, a resolution of 1.2e-4).
+    """
+    bits = (n_items + 1).bit_length()
+    levels = (1 << (32 - bits)) - 2
+    worst_first = (SCORE_RANGE - jnp.clip(scores, -SCORE_RANGE, SCORE_RANGE)) * (levels / (2 * SCORE_RANGE))
+    return (jnp.minimum(worst_first, levels).astype(jnp.uint32) << bits) | ids.astype(jnp.uint32)
+
+
 def distinct_best_first(ids: jax.Array, scores: jax.Array, n_items: int) -> tuple[jax.Array, jax.Array]:
     """Order candidates by score and drop duplicates with single-operand sorts, the only cheap ones on a CPU.
 
-    Score and id share one uint32: the id takes the bits it needs and the score, clipped to +-SCORE_RANGE, the rest
-    (17 bits for 20,000 items, a resolution of 1.2e-4). The same id has the same score, so duplicates are neighbours.
+    The same id has the same score, so duplicates are neighbours.
 
     Returns:
         [U, P] ids, best first, 0 for padding at the end; [U] int32 number of distinct candidates.
     """
     bits = (n_items + 1).bit_length()
-    levels = (1 << (32 - bits)) - 2
-    worst_first = (SCORE_RANGE - jnp.clip(scores, -SCORE_RANGE, SCORE_RANGE)) * (levels / (2 * SCORE_RANGE))
-    keys = jnp.sort((jnp.minimum(worst_first, levels).astype(jnp.uint32) << bits) | ids.astype(jnp.uint32), axis=-1)
+    keys = jnp.sort(packed_keys(ids, scores, n_items), axis=-1)
     repeated = jnp.concatenate([jnp.zeros_like(keys[:, :1], bool), keys[:, 1:] == keys[:, :-1]], axis=-1)
     last = jnp.uint32(0xFFFFFFFF)
     keys = jnp.sort(jnp.where(repeated, last, keys), axis=-1)
@@ -167,11 +176,20 @@ def rank(ids: jax.Array, scores: jax.Array) -> tuple[Ranking, jax.Array]:
 
 
 class Impressions(NamedTuple):
-    """position [U, R] int32 among the ranked items, in the order shown; click and purchase [U, R] bool."""
+    """What is shown and how it is answered, [U, R] in the order shown.
+
+    Attributes:
+        position: int32, the place among the ranked items.
+        click, purchase: bool, the feedback drawn.
+        click_chance: float32, true probability of a click at this place.
+        purchase_chance: float32, true probability of a purchase given a click.
+    """
 
     position: jax.Array
     click: jax.Array
     purchase: jax.Array
+    click_chance: jax.Array
+    purchase_chance: jax.Array
 
 
 def expose(world: World, config: WorldConfig, context: Context, ranked: Ranking, truth: jax.Array) -> Impressions:
@@ -207,4 +225,5 @@ def expose(world: World, config: WorldConfig, context: Context, ranked: Ranking,
     draw = (config.seed, context.request[:, None], shown)
     click = hashing.uniform("click", *draw) < chance
     wanted = jax.nn.sigmoid(purchase_logits(world, config, context.user, shown))
-    return Impressions(position, click, click & (hashing.uniform("purchase", *draw) < wanted))
+    purchase = click & (hashing.uniform("purchase", *draw) < wanted)
+    return Impressions(position, click, purchase, chance, wanted)
