@@ -161,9 +161,9 @@ EXPERIMENT = Experiment(
     settings=replace(
         SystemsSettings(),
         train=TrainConfig(steps=400, batch=128, chunk=25, checkpoint_every=400),
-        evaluate=EvaluateConfig(requests=1024, cutoffs=CUTOFFS, fused=True),
+        evaluate=EvaluateConfig(requests=1024, cutoffs=CUTOFFS, fused=True, online=1024),
     ),
-    smoke=SMOKE | {"train.steps": 10, "train.chunk": 5, "tune.requests": 64, "tune.trials": 1},
+    smoke=SMOKE | {"train.steps": 10, "train.chunk": 5, "tune.requests": 64, "tune.trials": 1, "evaluate.online": 64},
     rows=(*ROWS, *REFERENCES),
     columns=(
         *(Column(f"{metric}@{k}", f"{metric}@{k}") for metric in ("ISH", "ISPH", "ASH", "ASPH") for k in CUTOFFS),

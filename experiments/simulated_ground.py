@@ -24,6 +24,7 @@ from hccp_jax.data.source import Source, record, replay, reuse
 from hccp_jax.data.vocabulary import hashed
 from hccp_jax.errors import UserError
 from hccp_jax.evaluation.evaluator import EvaluationSet, Evaluator, member_scores
+from hccp_jax.evaluation.online import Online, online_set
 from hccp_jax.methods.base import Method
 from hccp_jax.methods.hccp import Layout
 
@@ -42,6 +43,7 @@ class SimulatedGround:
         evaluator: of the table.
         held_out: of tuning.
         layout: impressions first, then the ranking sequence.
+        online: the simulated online test, if the settings ask for one.
     """
 
     settings: SystemsSettings
@@ -49,6 +51,7 @@ class SimulatedGround:
     evaluator: Evaluator
     held_out: Evaluator
     layout: Layout
+    online: Online | None = None
     tuning_seed: int = TUNING_SEED
     has: frozenset[str] = frozenset({"cross", "history", "ranked", "preranked", "pool", "teacher"})
 
@@ -81,9 +84,10 @@ class SimulatedJudge:
     def __init__(self, ground: SimulatedGround, method: Method) -> None:
         self.ground, self.method = ground, method
         self.score = jax.jit(partial(member_scores, method, featurise))
-        self.blocks = gcd(*(len(part.data.candidates.ids) for part in (ground.evaluator, ground.held_out)))
+        sets = [ground.evaluator.data, ground.held_out.data, *([ground.online.data] if ground.online else [])]
+        self.blocks = gcd(*(len(data.candidates.ids) for data in sets))
 
-    def _scores(self, evaluator: Evaluator, parameters: Any, *hypers: Any) -> list[np.ndarray]:
+    def _scores(self, evaluator: Evaluator | Online, parameters: Any, *hypers: Any) -> list[np.ndarray]:
         """Served scores by the first numbers, click logits, and served scores by the other numbers."""
         catalogue = self.ground.source.catalogue
         first, *others = (jax.tree.map(jnp.float32, hyper) for hyper in hypers)
@@ -108,13 +112,21 @@ class SimulatedJudge:
         octiles = [found.metrics[f"ISH@{evaluator.octile_cutoff}/octile{index}"] for index in range(1, 9)]
         metrics = found.metrics | {"octile_spread": octiles[0] - float(np.nanmean(octiles[4:]))}
         metrics |= {f"fused/{name}": value for result in others for name, value in result.metrics.items()}
+        per_request = found.per_request
+        if online := self.ground.online:
+            served, _, *more_served = self._scores(online, parameters, hyper, *other)
+            earned, of_requests = online.measured(served)
+            metrics |= earned
+            per_request = per_request | of_requests
+            for scores in more_served:
+                metrics |= {f"fused/{name}": value for name, value in online.measured(scores)[0].items()}
         more = {
             "curves": curves_of(evaluator, found),
             "left_out": found.left_out,
             "held_out_stream": STREAMS["evaluation"],
             "served": "each system's own served score",
         }
-        return Measured(metrics, found.per_request, more)
+        return Measured(metrics, per_request, more)
 
 
 def open_ground(context: Context, settings: SystemsSettings, seeds: Sequence[int], out: Path) -> SimulatedGround:
@@ -150,4 +162,7 @@ def open_ground(context: Context, settings: SystemsSettings, seeds: Sequence[int
         return open_evaluator(settings.world, settings.evaluate.cutoffs, world, source, requests, stream)
 
     table, tuning = (settings.evaluate.requests, "evaluation"), (settings.tune.requests, "validation")
-    return SimulatedGround(settings, source, held_out(*table), held_out(*tuning), layout)
+    asked = settings.evaluate.online
+    data = online_set(world, settings.world, source.frequency, asked) if asked else None
+    online = Online(world, settings.world, data) if data is not None else None
+    return SimulatedGround(settings, source, held_out(*table), held_out(*tuning), layout, online=online)

@@ -11,6 +11,8 @@ printed. The teacher is a DIN trained on impressions, whose calibrated predictio
 from dataclasses import replace
 from pathlib import Path
 
+import jax
+
 from experiments.experiment import Claim, Column, Experiment, Row
 from experiments.hccp_ladder import LABELS
 from experiments.quickstart import REFERENCES, SMOKE
@@ -110,7 +112,12 @@ def _run_world(context: Context) -> None:
     found = ground.evaluator.scores({trial.row.name: known[trial.row.name] for trial in asked})
     for trial in asked:
         result = found[trial.row.name]
-        save_result(context.experiment, trial, result.metrics, result.per_request, served="its own score")
+        metrics, per_request = result.metrics, result.per_request
+        if online := ground.online:
+            scores = jax.lax.map(known[trial.row.name], online.data.candidates)
+            earned, of_requests = online.measured(scores)
+            metrics, per_request = metrics | earned, per_request | of_requests
+        save_result(context.experiment, trial, metrics, per_request, served="its own score")
     if trained:
         run_rows(context, ground, trained)
 
