@@ -71,6 +71,22 @@ class Claim:
     within: float = 0.0
 
     @property
+    def measured(self) -> str:
+        """What the effect is, for readers."""
+        if not self.terms:
+            return f"{self.metric}, {self.better} minus {self.worse}"
+        parts = [f"{'+-'[weight < 0]} {abs(weight):g} x {row} {metric}" for weight, row, metric in self.terms]
+        text = " ".join(parts).replace(" 1 x ", " ").removeprefix("+ ")
+        return f"({text}) / {self.terms[-1][1]} {self.terms[-1][2]}" if self.relative else text
+
+    @property
+    def threshold(self) -> str:
+        """The size that decides."""
+        if self.within:
+            return f"Level means within {self.within:g}."
+        return f"Smallest effect that matters: {self.smallest_effect:g}."
+
+    @property
     def family(self) -> str:
         """What a paper states in one breath: the id without what follows a dot. Holm's adjustment is over a family."""
         return self.id.partition(".")[0]

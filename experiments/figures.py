@@ -49,10 +49,11 @@ def save_all(out_dir: Path | str, experiment: Experiment, records: Sequence[Reco
     """Write figures/*.png and return their paths; a figure without data is left out."""
     records = read_records(out_dir, experiment) if records is None else records
     paths = []
-    for make in (hit_rate_curves, training_curves, octiles):
+    own = [(name, make) for name, _, make in experiment.figures]
+    for name, make in (*own, *((make.__name__, make) for make in (hit_rate_curves, training_curves, octiles))):
         figure = make(experiment, records)
         if figure is not None:
-            paths.append(save(out_dir, make.__name__, figure))
+            paths.append(save(out_dir, name, figure))
     return paths
 
 

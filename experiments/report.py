@@ -119,7 +119,7 @@ def write_report(
         answers=found,
         chosen=chosen_text,
         value=interval_text,
-        figures=[_figure(path, CAPTIONS) for path in figures],
+        figures=[_figure(path, CAPTIONS | {name: text for name, text, _ in experiment.figures}) for path in figures],
         made_from=made_from,
         command=command,
         notes=_notes(command),
