@@ -3,9 +3,9 @@
     python launch.py --experiment=hccp_figure7
 
 A view of the runs of hccp_table1. Octile 1 holds the most popular items, octile 8 the rarest; each has an equal share
-of the true click mass. The paper draws relative values without numbers: HCCP gains most in the middle and the tail without
-hurting the head, HCCP(w/o Up) and COPR mostly at the head. A tail hit rate can be bought by flooding the first 100 with
-rare items, so their share of the slots and their hits a slot stand beside it. Purchases by octile are few.
+of the true click mass. The paper draws relative values without numbers: HCCP gains most in the middle and the tail
+without hurting the head, HCCP(w/o Up) and COPR mostly at the head. A tail hit rate can be bought by flooding the first
+100 with rare items, so their share of the slots and their hits a slot stand beside it. Purchases by octile are few.
 """
 
 from collections.abc import Sequence

@@ -2,12 +2,12 @@
 
     python launch.py --experiment=hccp_online
 
-A view of the runs of hccp_table1. Every arm answers the same requests, which no offline metric saw, with the same random
-numbers (`cascade.ab_test`): retrieval, ranker, re-ranking and users' luck are shared, so arms that deliver the same items
-earn the same. `clicks` and `purchases` are expected counts a request given what is shown, which have a fraction of the
-variance of the realised ones. The paper reports UCTR (clicks per exposed user) and UCVR (purchases per exposed user):
-HCCP +1.3 % and +14.9 % over the production Base, HCCP(w/o Up) +0.6 % and +7.1 %, without error bars. A request stands
-for a user here. This is one funnel; under which funnels Base loses is the experiment `online_map`.
+A view of the runs of hccp_table1. Every arm answers the same requests, which no offline metric saw, with the same
+random numbers (`cascade.ab_test`): retrieval, ranker, re-ranking and users' luck are shared, so arms that deliver the
+same items earn the same. `clicks` and `purchases` are expected counts a request given what is shown, which have a
+fraction of the variance of the realised ones. The paper reports UCTR (clicks per exposed user) and UCVR (purchases per
+exposed user): HCCP +1.3 % and +14.9 % over the production Base, HCCP(w/o Up) +0.6 % and +7.1 %, without error bars. A
+request stands for a user here. This is one funnel; under which funnels Base loses is the experiment `online_map`.
 """
 
 from dataclasses import replace
@@ -18,14 +18,12 @@ from experiments.experiment import Claim, Column
 SOURCE = "HCCP 4.3, online test"
 
 
-def lift(
-    name: str, better: str, worse: str, metric: str, text: str, source: str = SOURCE, least: float = 0.002
-) -> Claim:
+def lift(name: str, better: str, worse: str, metric: str, text: str, least: float = 0.002) -> Claim:
     """The claim that one arm earns more than another, as a share of what the other earns."""
-    return Claim(name, source, text, metric, better, worse, least, relative=True)
+    return Claim(name, SOURCE, text, metric, better, worse, least, relative=True)
 
 
-HEADS = (("", "click head"), ("fused/", "fused"))
+CLICKS, PURCHASES = "online/clicks", "online/purchases"
 
 EXPERIMENT = replace(
     hccp_table1.EXPERIMENT,
@@ -33,8 +31,8 @@ EXPERIMENT = replace(
     title="HCCP's online test in a simulated funnel",
     table="the online test of section 4.3",
     columns=(
-        Column("online/clicks", "clicks a request", percent=False, lift=True),
-        Column("online/purchases", "purchases a request", percent=False, lift=True),
+        Column(CLICKS, "clicks a request", percent=False, lift=True),
+        Column(PURCHASES, "purchases a request", percent=False, lift=True),
         Column("online/realised_clicks", "realised clicks", percent=False, lift=True),
         Column("online/tail_share", "tail share"),
         Column("online/gini", "Gini of impressions", percent=False),
@@ -44,28 +42,12 @@ EXPERIMENT = replace(
         Column("fused/online/tail_share", "fused: tail share"),
     ),
     claims=(
-        lift("HCCP-13.UCTR", "hccp", "base", "online/clicks", "HCCP earns more clicks than Base (paper: +1.3 %)."),
-        lift(
-            "HCCP-13.UCVR", "hccp", "base", "online/purchases", "HCCP earns more purchases than Base (paper: +14.9 %)."
-        ),
-        lift("HCCP-13.Up UCTR", "without_up", "base", "online/clicks", "w/o Up earns more clicks than Base (+0.6 %)."),
-        lift(
-            "HCCP-13.Up UCVR",
-            "without_up",
-            "base",
-            "online/purchases",
-            "w/o Up earns more purchases than Base (+7.1 %).",
-        ),
-        lift(
-            "HCCP-13.full UCTR", "hccp", "without_up", "online/clicks", "HCCP earns more clicks than w/o Up (+0.7 %)."
-        ),
-        lift(
-            "HCCP-13.full UCVR",
-            "hccp",
-            "without_up",
-            "online/purchases",
-            "HCCP earns more purchases than w/o Up (+7.8 %).",
-        ),
+        lift("HCCP-13.UCTR", "hccp", "base", CLICKS, "HCCP earns more clicks than Base (paper: +1.3 %)."),
+        lift("HCCP-13.UCVR", "hccp", "base", PURCHASES, "HCCP earns more purchases than Base (paper: +14.9 %)."),
+        lift("HCCP-13.Up UCTR", "without_up", "base", CLICKS, "w/o Up earns more clicks than Base (+0.6 %)."),
+        lift("HCCP-13.Up UCVR", "without_up", "base", PURCHASES, "w/o Up earns more purchases than Base (+7.1 %)."),
+        lift("HCCP-13.full UCTR", "hccp", "without_up", CLICKS, "HCCP earns more clicks than w/o Up (+0.7 %)."),
+        lift("HCCP-13.full UCVR", "hccp", "without_up", PURCHASES, "HCCP earns more purchases than w/o Up (+7.8 %)."),
         Claim(
             "HCCP-14",
             SOURCE,
@@ -76,8 +58,8 @@ EXPERIMENT = replace(
         ),
     ),
     printed={
-        "online/clicks": {"hccp": 1.3, "without_up": 0.6},
-        "online/purchases": {"hccp": 14.9, "without_up": 7.1},
+        CLICKS: {"hccp": 1.3, "without_up": 0.6},
+        PURCHASES: {"hccp": 14.9, "without_up": 7.1},
     },
     printed_note="lifts over Base in per cent, JD's production system, seven days, no error bars",
 )
