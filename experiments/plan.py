@@ -76,7 +76,7 @@ def make(experiment: Experiment, values: flags.FlagValues) -> Plan:
             raise UserError(f"{name}={given[name]}: expected at least {least}")
     changed = (dict(experiment.smoke) if given["smoke"] else {}) | changes(values, experiment)
     settings = config.override(experiment.settings, changed)
-    if settings.train.batch % given["devices"]:
+    if hasattr(settings, "train") and settings.train.batch % given["devices"]:
         raise UserError(f"train.batch={settings.train.batch}: expected a multiple of the {given['devices']} devices")
     if (given["worlds"] or 1) > 1 and not hasattr(settings, "world"):
         raise UserError(f"worlds={given['worlds']}: expected 1, as {experiment.name} runs on real logs")

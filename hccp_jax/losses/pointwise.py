@@ -42,8 +42,10 @@ def binary_cross_entropy(
     mask = list_mask(logits, where)
     z = jnp.where(mask, accumulated(logits), 0.0)
     y = jnp.where(mask, accumulated(labels), 0.0)
-    # max(z, 0) - z y first: it is exactly 0 for a confident, right z, and leaves the small term its digits.
-    items = (jnp.maximum(z, 0.0) - z * y) + jnp.log1p(jnp.exp(-jnp.abs(z)))
+    # max(z, 0) - z y first: it is exactly 0 for a confident, right z, and leaves the small term its digits. Both
+    # corners at z = 0 go the same way, so that the derivative there is sigmoid(0) - y.
+    above = z >= 0
+    items = (jnp.where(above, z, 0.0) - z * y) + jnp.log1p(jnp.exp(jnp.where(above, -z, z)))
     if weights is not None:
         items = items * jnp.where(mask, accumulated(weights), 0.0)
     return reduce_fn(jnp.sum(jnp.where(mask, items, 0.0), axis=-1), jnp.any(mask, axis=-1))

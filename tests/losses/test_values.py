@@ -150,3 +150,9 @@ def test_list_mle_weighs_positions():
         moved = [(expected(exact + h, some) - expected(exact - h, some)) / 2e-6 for h in 1e-6 * np.eye(9)]
         np.testing.assert_allclose(slope, moved, atol=2e-6)
     np.testing.assert_allclose(loss(jnp.asarray(scores), np.ones(9, np.float32)), list_mle(scores, rank, where=where))
+
+
+def test_binary_cross_entropy_pulls_at_a_logit_of_exactly_zero():
+    labels = jnp.array([0.0, 1.0, 0.25])
+    gradient = jax.grad(lambda z: binary_cross_entropy(z, labels))(jnp.zeros(3))
+    np.testing.assert_allclose(gradient, 0.5 - labels, rtol=1e-6)
