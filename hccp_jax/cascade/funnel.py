@@ -110,6 +110,27 @@ def distinct_best_first(ids: jax.Array, scores: jax.Array, n_items: int) -> tupl
     return ids, jnp.sum(~repeated, axis=-1, dtype=jnp.int32)
 
 
+def preranked_by(config: WorldConfig, request: jax.Array, ids: jax.Array, scores: jax.Array) -> jax.Array:
+    """Reorder candidates by the scores of a pre-ranker that replaces the logging one.
+
+    Equal scores go by a random key of request and item, so that the logging order decides nothing about who is
+    delivered. Those delivered keep it among themselves: the ranker breaks its own ties by it, whoever delivers.
+
+    Args:
+        config: knobs.
+        request: [U] int32.
+        ids: [U, P] int32 distinct candidates in logging order, 0 is padding.
+        scores: [U, P] float, finite where there is a candidate.
+
+    Returns:
+        [U, P] int32 ids: the best `config.ranked` in logging order, the others best first, then padding.
+    """
+    ties = hashing.hash_bits("tie", config.seed, request[:, None], ids)
+    order = jnp.lexsort((ties, -scores, ids == 0), axis=-1)
+    slots = jnp.concatenate([jnp.sort(order[:, : config.ranked], axis=-1), order[:, config.ranked :]], axis=-1)
+    return jnp.take_along_axis(ids, slots, axis=-1)
+
+
 def click_logits(world: World, config: WorldConfig, user: jax.Array, intent: jax.Array, ids: jax.Array) -> jax.Array:
     """[U, P] true click logits: the best interest, the others at a loss, plus quality, minus the price gap."""
     fit = jnp.einsum("upd,ukd->upk", world.taste[ids], world.interests[user])
