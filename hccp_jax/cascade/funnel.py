@@ -26,9 +26,14 @@ class Context(NamedTuple):
     history: jax.Array
 
 
+def user_of(config: WorldConfig, request: jax.Array) -> jax.Array:
+    """[...] int32 user who makes a request, 1..users."""
+    return 1 + hashing.integers("user", config.seed, request, below=config.users)
+
+
 def contexts(world: World, config: WorldConfig, request: jax.Array) -> Context:
     """The user, the active intent and the history of each request."""
-    user = 1 + hashing.integers("user", config.seed, request, below=config.users)
+    user = user_of(config, request)
     intent = hashing.integers("intent", config.seed, request, below=config.interests)
     wanted = world.interests[user, intent]
     slots = jnp.arange(RECENT)
@@ -131,11 +136,16 @@ def preranked_by(config: WorldConfig, request: jax.Array, ids: jax.Array, scores
     return jnp.take_along_axis(ids, slots, axis=-1)
 
 
-def click_logits(world: World, config: WorldConfig, user: jax.Array, intent: jax.Array, ids: jax.Array) -> jax.Array:
-    """[U, P] true click logits: the best interest, the others at a loss, plus quality, minus the price gap."""
+def affinity(world: World, config: WorldConfig, user: jax.Array, intent: jax.Array, ids: jax.Array) -> jax.Array:
+    """[U, P] fit of items to users, a cosine: that of the best interest, the inactive ones at a loss."""
     fit = jnp.einsum("upd,ukd->upk", world.taste[ids], world.interests[user])
     active = jax.nn.one_hot(intent, config.interests, dtype=bool)
-    best = jnp.max(fit - jnp.where(active, 0.0, INACTIVE)[:, None, :], axis=-1)
+    return jnp.max(fit - jnp.where(active, 0.0, INACTIVE)[:, None, :], axis=-1)
+
+
+def click_logits(world: World, config: WorldConfig, user: jax.Array, intent: jax.Array, ids: jax.Array) -> jax.Array:
+    """[U, P] true click logits: affinity plus quality minus the price gap."""
+    best = affinity(world, config, user, intent, ids)
     gap = jnp.abs(world.price[ids] - world.budget[user][:, None])
     return config.click_bias + config.affinity * best + 0.8 * world.quality[ids] - 0.4 * gap
 

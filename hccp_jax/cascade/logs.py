@@ -19,7 +19,7 @@ from hccp_jax.errors import UserError
 
 TASKS = ("click", "purchase")
 # Streams of request numbers never overlap: what is held out stays held out.
-STREAMS = {"frequency": 0, "evaluation": 1, "bootstrap": 2, "validation": 3, "online": 4}
+STREAMS = {"frequency": 0, "evaluation": 1, "bootstrap": 2, "validation": 3, "online": 4, "sessions": 5}
 _FIRST_TRAINING_STREAM = 8
 _STREAM_BITS = 25
 MAX_REQUESTS = 1 << (_STREAM_BITS - 1)  # of a stream; keeping the clicked ones runs twice as many
