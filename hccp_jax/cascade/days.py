@@ -20,6 +20,7 @@ from hccp_jax.cascade.source import featurise, impressions
 from hccp_jax.cascade.world import World, WorldConfig, quantile_table, zipf_law
 from hccp_jax.data.catalogue import Catalogue
 from hccp_jax.data.requests import RequestBatch
+from hccp_jax.errors import UserError
 
 HEAD = 0.01  # share of the catalogue that counts as the head
 
@@ -73,15 +74,21 @@ def drifted(world: World, config: WorldConfig, clicks: jax.Array, weight: float 
     """The world with its popular channel estimated anew.
 
     An item's weight in the channel is (1 - weight) times its share under the catalogue's Zipf law, the state of day 0,
-    plus `weight` times its share of the clicks. Hidden and observable popularity of the items is not touched.
+    plus `weight` times its share of the clicks. Hidden and observable popularity of the items is not touched. Few
+    clicks make a noisy channel: they should be many more than the items that get any, or be added up over days.
 
     Args:
         world: any day's.
         config: its configuration.
-        clicks: [N + 1] clicks of each item, row 0 is padding; of one day, or of several, discounted or not. Without any
-            the channel is that of day 0.
+        clicks: [N + 1] clicks of each item, row 0 is padding; of one day, or of several, discounted or not. Without
+            any the channel is that of day 0.
         weight: of what was clicked, in [0, 1]; 0 gives back the channel of day 0, bit for bit.
+
+    Raises:
+        UserError: for a number outside [0, 1]; a traced weight is not looked at.
     """
+    if isinstance(weight, int | float) and not 0 <= weight <= 1:
+        raise UserError(f"weight={weight} of the clicks in the popular channel: expected a value in [0, 1]")
     law = zipf_law(config)
     clicked = jnp.asarray(clicks, jnp.float32)[1:]
     total = clicked.sum()

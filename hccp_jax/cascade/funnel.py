@@ -131,7 +131,7 @@ def preranked_by(config: WorldConfig, request: jax.Array, ids: jax.Array, scores
         [U, P] int32 ids: the best `config.ranked` in logging order, the others best first, then padding.
     """
     ties = hashing.hash_bits("tie", config.seed, request[:, None], ids)
-    order = jnp.lexsort((ties, -scores, ids == 0), axis=-1)
+    order = jnp.lexsort((ties, jnp.where(ids > 0, -scores, jnp.inf)), axis=-1)
     slots = jnp.concatenate([jnp.sort(order[:, : config.ranked], axis=-1), order[:, config.ranked :]], axis=-1)
     return jnp.take_along_axis(ids, slots, axis=-1)
 

@@ -13,6 +13,7 @@ from hccp_jax.cascade.ab_test import outcomes
 from hccp_jax.cascade.world import CONTENT, zipf_law
 from hccp_jax.data import hashing
 from hccp_jax.data.requests import Stage, validate
+from hccp_jax.errors import UserError
 
 STREAM, STEPS, SIZE = 9, 2, 32
 held_out = jax.jit(logs.held_out, static_argnums=1)
@@ -179,6 +180,12 @@ def test_the_mixture_is_linear_and_forgets_the_world_it_comes_from(small_world, 
     np.testing.assert_allclose(share, want, atol=1.01 / len(mixed.popular))
     far = drifted(world, config, np.arange(601), 1.0)
     same(drifted(far, config, 3 * clicks, 0.25), mixed)  # a unit of clicks means nothing
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.5, np.nan])
+def test_a_weight_that_is_no_share_is_refused(small_world, clicks, weight):
+    with pytest.raises(UserError, match=r"weight=.*\[0, 1\]"):
+        days.drifted(*small_world[:2], clicks, float(weight))
 
 
 def test_only_the_popular_channel_drifts(small_world, clicks):
