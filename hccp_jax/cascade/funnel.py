@@ -26,9 +26,14 @@ class Context(NamedTuple):
     history: jax.Array
 
 
+def user_of(config: WorldConfig, request: jax.Array) -> jax.Array:
+    """[...] int32 user who makes a request, 1..users."""
+    return 1 + hashing.integers("user", config.seed, request, below=config.users)
+
+
 def contexts(world: World, config: WorldConfig, request: jax.Array) -> Context:
     """The user, the active intent and the history of each request."""
-    user = 1 + hashing.integers("user", config.seed, request, below=config.users)
+    user = user_of(config, request)
     intent = hashing.integers("intent", config.seed, request, below=config.interests)
     wanted = world.interests[user, intent]
     slots = jnp.arange(RECENT)
@@ -110,11 +115,37 @@ def distinct_best_first(ids: jax.Array, scores: jax.Array, n_items: int) -> tupl
     return ids, jnp.sum(~repeated, axis=-1, dtype=jnp.int32)
 
 
-def click_logits(world: World, config: WorldConfig, user: jax.Array, intent: jax.Array, ids: jax.Array) -> jax.Array:
-    """[U, P] true click logits: the best interest, the others at a loss, plus quality, minus the price gap."""
+def preranked_by(config: WorldConfig, request: jax.Array, ids: jax.Array, scores: jax.Array) -> jax.Array:
+    """Reorder candidates by the scores of a pre-ranker that replaces the logging one.
+
+    Equal scores go by a random key of request and item, so that the logging order decides nothing about who is
+    delivered. Those delivered keep it among themselves: the ranker breaks its own ties by it, whoever delivers.
+
+    Args:
+        config: knobs.
+        request: [U] int32.
+        ids: [U, P] int32 distinct candidates in logging order, 0 is padding.
+        scores: [U, P] float, finite where there is a candidate.
+
+    Returns:
+        [U, P] int32 ids: the best `config.ranked` in logging order, the others best first, then padding.
+    """
+    ties = hashing.hash_bits("tie", config.seed, request[:, None], ids)
+    order = jnp.lexsort((ties, jnp.where(ids > 0, -scores, jnp.inf)), axis=-1)
+    slots = jnp.concatenate([jnp.sort(order[:, : config.ranked], axis=-1), order[:, config.ranked :]], axis=-1)
+    return jnp.take_along_axis(ids, slots, axis=-1)
+
+
+def affinity(world: World, config: WorldConfig, user: jax.Array, intent: jax.Array, ids: jax.Array) -> jax.Array:
+    """[U, P] fit of items to users, a cosine: that of the best interest, the inactive ones at a loss."""
     fit = jnp.einsum("upd,ukd->upk", world.taste[ids], world.interests[user])
     active = jax.nn.one_hot(intent, config.interests, dtype=bool)
-    best = jnp.max(fit - jnp.where(active, 0.0, INACTIVE)[:, None, :], axis=-1)
+    return jnp.max(fit - jnp.where(active, 0.0, INACTIVE)[:, None, :], axis=-1)
+
+
+def click_logits(world: World, config: WorldConfig, user: jax.Array, intent: jax.Array, ids: jax.Array) -> jax.Array:
+    """[U, P] true click logits: affinity plus quality minus the price gap."""
+    best = affinity(world, config, user, intent, ids)
     gap = jnp.abs(world.price[ids] - world.budget[user][:, None])
     return config.click_bias + config.affinity * best + 0.8 * world.quality[ids] - 0.4 * gap
 

@@ -1,6 +1,7 @@
 """What the simulated cascade writes: list-wise training requests, and held-out requests with every candidate."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -18,11 +19,14 @@ from hccp_jax.errors import UserError
 
 TASKS = ("click", "purchase")
 # Streams of request numbers never overlap: what is held out stays held out.
-STREAMS = {"frequency": 0, "evaluation": 1, "bootstrap": 2, "validation": 3, "online": 4}
+STREAMS = {"frequency": 0, "evaluation": 1, "bootstrap": 2, "validation": 3, "online": 4, "sessions": 5}
 _FIRST_TRAINING_STREAM = 8
 _STREAM_BITS = 25
 MAX_REQUESTS = 1 << (_STREAM_BITS - 1)  # of a stream; keeping the clicked ones runs twice as many
 MAX_SEED = (1 << (31 - _STREAM_BITS)) - 1 - _FIRST_TRAINING_STREAM
+
+# Scores [U, P] of the candidates of a batch, which are its items: stage PRERANKED, ids only, best logged first.
+Preranker = Callable[[RequestBatch], jax.Array]
 
 
 @dataclass(frozen=True)
@@ -99,15 +103,47 @@ def history_groups(history: jax.Array) -> jax.Array:
     return jnp.broadcast_to(weights, (*history.shape, 2))
 
 
-def log_requests(world: World, config: WorldConfig, samples: SamplingConfig, request: jax.Array) -> RequestBatch:
-    """Run the funnel for requests [U] and write them as lists in the arranged order.
-
-    Slots: the ranking sequence R^c (impressions first), then N3, then N5.
-    """
-    context = funnel.contexts(world, config, request)
+def _retrieved(world: World, config: WorldConfig, context: funnel.Context) -> tuple[jax.Array, jax.Array]:
+    """[U, P] distinct candidates in the order of the logging pre-ranker, and their number [U]."""
     slots = funnel.retrieve(world, config, context)
     scores = funnel.logging_scores(world, config, context, slots)
-    retrieved, count = funnel.distinct_best_first(slots, scores, config.items)
+    return funnel.distinct_best_first(slots, scores, config.items)
+
+
+def _candidates(context: funnel.Context, ids: jax.Array) -> RequestBatch:
+    """Requests with their candidates [U, P] as items, nothing told about them."""
+    mask = ids > 0
+    return RequestBatch(
+        user={"id": context.user, "request": context.request},
+        history={"id": context.history, "groups": history_groups(context.history)},
+        history_mask=context.history > 0,
+        items={"id": ids},
+        cross=None,
+        stage=jnp.where(mask, Stage.PRERANKED, Stage.PADDING).astype(jnp.int8),
+        rank=jnp.full(ids.shape, -1, jnp.int32),
+        labels={},
+        teacher={},
+        mask=mask,
+    )
+
+
+def log_requests(
+    world: World,
+    config: WorldConfig,
+    samples: SamplingConfig,
+    request: jax.Array,
+    preranker: Preranker | None = None,
+) -> RequestBatch:
+    """Run the funnel for requests [U] and write them as lists in the arranged order.
+
+    Slots: the ranking sequence R^c (impressions first), then N3, then N5. The pre-ranker that writes the log is the
+    world's own (`funnel.logging_scores`) where none is given.
+    """
+    context = funnel.contexts(world, config, request)
+    retrieved, count = _retrieved(world, config, context)
+    if preranker is not None:
+        scores = preranker(_candidates(context, retrieved))
+        retrieved = funnel.preranked_by(config, request, retrieved, scores)
     delivered = retrieved[:, : config.ranked]
     truth = funnel.click_logits(world, config, context.user, context.intent, delivered)
     truth = jnp.where(delivered > 0, truth, -16.0)
@@ -133,14 +169,9 @@ def log_requests(world: World, config: WorldConfig, samples: SamplingConfig, req
     )
     exposed = sequence.exposure >= 0
     valid = jnp.concatenate([sequence.valid, latter_valid, pool_valid], axis=-1)
-    stages = jnp.concatenate(
-        [
-            jnp.where(exposed, Stage.EXPOSED, Stage.RANKED),
-            jnp.full(latter.shape, Stage.PRERANKED),
-            jnp.full(pool.shape, Stage.POOL),
-        ],
-        axis=-1,
-    )
+    ranking = jnp.where(exposed, Stage.EXPOSED, Stage.RANKED)
+    rest = jnp.full(latter.shape, Stage.PRERANKED), jnp.full(pool.shape, Stage.POOL)
+    stages = jnp.concatenate([ranking, *rest], axis=-1)
     unranked = jnp.full((len(request), samples.preranked + samples.pool), -1, jnp.int32)
 
     def label(flags: jax.Array) -> jax.Array:
@@ -169,10 +200,11 @@ def training_batch(
     step: jax.Array,
     size: int,
     part: tuple[int, int] = (0, 1),
+    preranker: Preranker | None = None,
 ) -> RequestBatch:
     """The fresh requests of one step: a pure function of (stream, step), so any step can be had at once.
 
-    Of several equal parts only one with `part` = (index, parts).
+    Of several equal parts only one with `part` = (index, parts); logged as `log_requests` does.
 
     With `clicked_only`, twice as many requests are run and the first `size` with a click are kept, in order; if there
     are fewer, requests without a click fill the batch.
@@ -181,8 +213,8 @@ def training_batch(
     request = (jnp.asarray(stream, jnp.int32) << _STREAM_BITS) + step * raw + jnp.arange(raw, dtype=jnp.int32)
     own = rows_of_part(part, size)
     if not samples.clicked_only:
-        return log_requests(world, config, samples, request[own])
-    batch = log_requests(world, config, samples, request)  # which are kept hangs on all of them
+        return log_requests(world, config, samples, request[own], preranker)
+    batch = log_requests(world, config, samples, request, preranker)  # which are kept hangs on all of them
     clicked = jnp.any(batch.labels["click"] > 0, axis=-1)
     rows = jnp.sort(jnp.where(clicked, 0, raw) + jnp.arange(raw))[own] % raw
     return jax.tree.map(lambda x: x[rows], batch)
@@ -213,9 +245,7 @@ class HeldOut:
 def held_out(world: World, config: WorldConfig, request: jax.Array) -> HeldOut:
     """Run the funnel for requests [U] and keep all candidates, with the truth."""
     context = funnel.contexts(world, config, request)
-    slots = funnel.retrieve(world, config, context)
-    scores = funnel.logging_scores(world, config, context, slots)
-    ids, _ = funnel.distinct_best_first(slots, scores, config.items)
+    ids, _ = _retrieved(world, config, context)
     mask = ids > 0
     truth = jnp.where(mask, funnel.click_logits(world, config, context.user, context.intent, ids), -16.0)
     scores = jnp.where(mask, funnel.ranker_scores(world, config, context, ids, truth), -16.0)
@@ -227,28 +257,15 @@ def held_out(world: World, config: WorldConfig, request: jax.Array) -> HeldOut:
     def spread(flags: jax.Array) -> jax.Array:
         return jnp.zeros(ids.shape, bool).at[rows, slot].set(flags)
 
-    other = (
-        context.intent + 1 + hashing.integers("other", config.seed, request, below=max(1, config.interests - 1))
-    ) % (config.interests)
+    shift = 1 + hashing.integers("other", config.seed, request, below=max(1, config.interests - 1))
+    other = (context.intent + shift) % config.interests
     keys = (config.seed, request[:, None], ids)
     seen = hashing.uniform("elsewhere", *keys) < config.elsewhere
     chance = jax.nn.sigmoid(funnel.click_logits(world, config, context.user, other, ids))
     clicked = seen & mask & (hashing.uniform("elsewhere click", *keys) < chance)
     wanted = jax.nn.sigmoid(funnel.purchase_logits(world, config, context.user, ids))
-    requests = RequestBatch(
-        user={"id": context.user, "request": request},
-        history={"id": context.history, "groups": history_groups(context.history)},
-        history_mask=context.history > 0,
-        items={"id": ids},
-        cross=None,
-        stage=jnp.where(mask, Stage.PRERANKED, Stage.PADDING).astype(jnp.int8),
-        rank=jnp.full(ids.shape, -1, jnp.int32),
-        labels={},
-        teacher={},
-        mask=mask,
-    )
     return HeldOut(
-        requests=requests,
+        requests=_candidates(context, ids),
         exposed=spread(jnp.ones_like(shown.click)),
         clicked=spread(shown.click),
         purchased=spread(shown.purchase),

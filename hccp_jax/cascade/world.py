@@ -97,7 +97,7 @@ def _unit(x: jax.Array) -> jax.Array:
     return x / jnp.sqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-12)
 
 
-def _quantile_table(weights: jax.Array, group: jax.Array, groups: int, width: int) -> jax.Array:
+def quantile_table(weights: jax.Array, group: jax.Array, groups: int, width: int) -> jax.Array:
     """[groups, width] item ids at the mid-quantiles of the weights inside each group: sampling becomes one gather.
 
     Items are laid out group after group; a quantile of a group is found by one search in the running sum.
@@ -132,6 +132,11 @@ def _pad(x: jax.Array) -> jax.Array:
     return jnp.concatenate([jnp.zeros_like(x[:1]), x])
 
 
+def zipf_law(config: WorldConfig) -> jax.Array:
+    """[items] float32 popularity of the items by rank, not normalised."""
+    return (jnp.arange(config.items) + 1.0) ** -config.zipf
+
+
 def build_world(config: WorldConfig) -> World:
     """Make the world of a configuration; the same configuration gives the same world on any machine."""
     return jax.jit(_build, static_argnums=0)(config)
@@ -147,7 +152,7 @@ def _build(config: WorldConfig) -> World:
         return hashing.normal(purpose, seed, *keys)
 
     rarity = item / n
-    popularity = (item + 1.0) ** -config.zipf
+    popularity = zipf_law(config)
     standard = jax.scipy.special.ndtri(1.0 - (item + 0.5) / n)  # the head of a zipf law would be nine deviations out
     # categories of unequal size: the square of a uniform draw favours the first ones
     category = jnp.floor(hashing.uniform("category", seed, item) ** 1.5 * config.categories).astype(jnp.int32)
@@ -164,11 +169,11 @@ def _build(config: WorldConfig) -> World:
     appeal = shrink * (0.8 * quality + error * draw("appeal", item))
 
     everything = jnp.zeros(n, jnp.int32)
-    by_category = _quantile_table(popularity**0.5, category, config.categories, 1024)
+    by_category = quantile_table(popularity**0.5, category, config.categories, 1024)
     centroids = content[hashing.integers("centroid", seed, jnp.arange(config.clusters), below=n)]
     distance = jnp.sum(centroids**2, -1) - 2 * content @ centroids.T
     cluster = jnp.argmin(distance, axis=-1).astype(jnp.int32)
-    by_cluster = _quantile_table(jnp.ones(n), cluster, config.clusters, 256)
+    by_cluster = quantile_table(jnp.ones(n), cluster, config.clusters, 256)
 
     kinds = jnp.arange(config.interests)
     interest_category = category[hashing.integers("interest", seed, user[:, None], kinds, below=n)]
@@ -205,7 +210,7 @@ def _build(config: WorldConfig) -> World:
         budget=_pad(budget),
         observed_budget=_pad(budget + 0.5 * draw("budget noise", user)),
         long_history=_pad(long_history),
-        popular=_quantile_table(popularity, everything, 1, 4096)[0],
+        popular=quantile_table(popularity, everything, 1, 4096)[0],
         by_category=by_category,
         by_cluster=by_cluster,
         centroids=centroids,

@@ -182,16 +182,23 @@ def member_scores(
     `others` are further numbers of the method that differ in what is served only, such as fused heads.
     Item sides are computed once for the whole catalogue, as at serving time.
     """
+    score = member_scorer(method, parameters, hyper, catalogue, *others)
+    return jax.lax.map(lambda part: score(featurise(part.requests, catalogue)), data)
+
+
+def member_scorer(
+    method: Method, parameters: Any, hyper: Any, catalogue: Catalogue, *others: Any
+) -> Callable[[RequestBatch], tuple[jax.Array, ...]]:
+    """From requests with features attached to what `member_scores` gives, [U, P] each."""
     items = method.item_side(parameters, every_item(catalogue))
 
-    def block(part: EvaluationSet) -> tuple[jax.Array, ...]:
-        batch = featurise(part.requests, catalogue)
+    def score(batch: RequestBatch) -> tuple[jax.Array, ...]:
         users = method.user_side(parameters, batch)
-        own = jax.tree.map(lambda leaf: leaf[part.requests.items["id"]], items)
+        own = jax.tree.map(lambda leaf: leaf[batch.items["id"]], items)
         heads = method.route(method.pair_scores(parameters, users, own, batch.cross), hyper, batch.mask)
         return method.served(heads, hyper), heads["click"], *(method.served(heads, other) for other in others)
 
-    return jax.lax.map(block, data)
+    return score
 
 
 def _spread(one: Callable[..., Any], shards: int) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
 """The simulated online test of pre-rankers: what their own exposures earn, over requests that no offline metric saw.
 
-HCCP reports UCTR, click page views over exposed users, and UCVR, purchase page views over exposed users (section 4.3).
-Here a request stands for an exposed user: clicks and purchases are counted per request. All numbers are simulated.
+HCCP (section 4.1.2) reports UCTR, click page views over exposed users, and UCVR, purchase page views over exposed
+users. Here a request stands for an exposed user: clicks and purchases are counted per request. All is simulated.
 """
 
 from dataclasses import dataclass
@@ -47,6 +47,21 @@ def _logging_scores(world: World, config: WorldConfig, data: EvaluationSet) -> j
     return jax.lax.map(lambda part: logging_arm(world, config, *part), parts)
 
 
+def checked(data: EvaluationSet, scores: Any) -> jax.Array:
+    """Scores [blocks, U, P] of the candidates of a set.
+
+    Raises:
+        ValueError: if they have another shape.
+        FloatingPointError: if a real candidate has no finite score.
+    """
+    mask, scores = np.asarray(data.candidates.mask), np.asarray(scores)
+    if scores.shape != mask.shape:
+        raise ValueError(f"scores of shape {scores.shape}, expected {mask.shape}")
+    if bad := int((mask & ~np.isfinite(scores)).sum()):
+        raise FloatingPointError(f"{bad} candidates have no finite score")
+    return jnp.asarray(scores, jnp.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Online:
     """Serves the requests of one set with the scores of an arm.
@@ -83,17 +98,9 @@ class Online:
         """Outcomes of an arm on the host, leaves [requests, ...].
 
         Args:
-            scores: [blocks, U, P] float, slot by slot those of the candidates.
-
-        Raises:
-            FloatingPointError: if a real candidate has no finite score.
+            scores: [blocks, U, P] float, slot by slot those of the candidates; see `checked`.
         """
-        mask, scores = np.asarray(self.data.candidates.mask), np.asarray(scores)
-        if scores.shape != mask.shape:
-            raise ValueError(f"scores of shape {scores.shape}, expected {mask.shape}")
-        if bad := int((mask & ~np.isfinite(scores)).sum()):
-            raise FloatingPointError(f"{bad} candidates have no finite score")
-        arm = _outcomes(self.world, self.config, jnp.asarray(self.tail), self.data, jnp.asarray(scores))
+        arm = _outcomes(self.world, self.config, jnp.asarray(self.tail), self.data, checked(self.data, scores))
         return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), arm)
 
     def measured(self, scores: Any) -> tuple[dict[str, float], dict[str, np.ndarray]]:

@@ -7,6 +7,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from hccp_jax.cascade import logs
 from hccp_jax.cascade.funnel import best_first
@@ -20,12 +21,9 @@ from hccp_jax.evaluation.ranking import tie_order
 BLOCK = 64  # requests scored at once
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3))
-def _held_out(world: World, config: WorldConfig, stream: int, blocks: int) -> logs.HeldOut:
-    def block(index: jax.Array) -> logs.HeldOut:
-        return logs.held_out(world, config, logs.request_ids(stream, index * BLOCK, BLOCK))
-
-    return jax.lax.map(block, jnp.arange(blocks))
+@partial(jax.jit, static_argnums=1)
+def _held_out(world: World, config: WorldConfig, request: jax.Array) -> logs.HeldOut:
+    return jax.lax.map(partial(logs.held_out, world, config), request)
 
 
 @jax.jit
@@ -74,7 +72,13 @@ def evaluation_set(
         requests: how many, rounded up to a multiple of BLOCK.
         stream: name of the stream.
     """
-    data = _held_out(world, config, logs.STREAMS[stream], -(-requests // BLOCK))
+    rounded = -(-requests // BLOCK) * BLOCK
+    return set_of_requests(world, config, counts, logs.request_ids(logs.STREAMS[stream], 0, rounded))
+
+
+def set_of_requests(world: World, config: WorldConfig, counts: np.ndarray, request: ArrayLike) -> EvaluationSet:
+    """The evaluation set of given request numbers, [n] int32 with n a multiple of BLOCK; see `evaluation_set`."""
+    data = _held_out(world, config, jnp.asarray(request, jnp.int32).reshape(-1, BLOCK))
     ids, truth = np.asarray(data.requests.items["id"]).ravel(), np.asarray(data.truth).ravel()
     mass = np.bincount(ids, truth, minlength=config.items + 1)
     rank = np.arange(config.items)  # ids run by falling popularity

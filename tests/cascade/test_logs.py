@@ -208,7 +208,7 @@ def test_a_step_holds_the_first_clicked_requests_of_its_own(run, fresh):
 
 def test_without_clicked_only_a_step_is_its_requests_in_order(monkeypatch, small_world):
     config, samples = small_world[1], SamplingConfig(clicked_only=False)
-    monkeypatch.setattr(logs, "log_requests", lambda world, config, samples, request: request)
+    monkeypatch.setattr(logs, "log_requests", lambda world, config, samples, request, preranker: request)
     got = logs.training_batch(None, config, samples, 9, jnp.asarray(3), 16)
     np.testing.assert_array_equal(got, logs.request_ids(9, 48, 16))
 

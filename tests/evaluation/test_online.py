@@ -1,5 +1,7 @@
 """The online test over whole sets of requests."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,13 @@ import pytest
 from tiny_hccp import tiny
 
 from hccp_jax.cascade.concentration import gini
+from hccp_jax.cascade.days import day_log
 from hccp_jax.cascade.logs import STREAMS, held_out, request_ids
+from hccp_jax.cascade.source import featurise, impressions
+from hccp_jax.evaluation.evaluator import member_scorer, member_scores
 from hccp_jax.evaluation.online import Online, online_set
 from hccp_jax.evaluation.simulated import BLOCK, evaluation_set, references
+from hccp_jax.methods.hccp import HyperConfig
 
 REQUESTS = 2 * BLOCK
 PER_REQUEST = ("clicks", "purchases", "realised_clicks", "realised_purchases", "tail_share")
@@ -125,6 +131,28 @@ def test_gini_is_the_mean_difference_over_twice_the_mean():
     for bad in ([], [1, -1], [[1, 2]], [1.0, np.inf]):
         with pytest.raises(ValueError, match="gini"):
             gini(bad)
+
+
+@pytest.mark.slow
+def test_a_trained_method_is_an_arm_and_writes_its_own_log(small_world, online):
+    """The member that `member_scores` evaluates shows the same items as a pre-ranker of the log."""
+    world, config, samples = small_world
+    made, samples = tiny(small_world), dataclasses.replace(samples, clicked_only=False)
+    catalogue, parameters, hyper = made.source.catalogue, made.parameters, HyperConfig()
+
+    @jax.jit
+    def both(world, parameters, catalogue):
+        own = member_scorer(made.method, parameters, hyper, catalogue)
+        log = day_log(world, config, samples, catalogue, STREAMS["online"], 0, 2, BLOCK, lambda batch: own(batch)[0])
+        return log, member_scores(made.method, featurise, parameters, hyper, online.data, catalogue)[0]
+
+    log, scores = both(world, parameters, catalogue)
+    metrics, per_request = online.measured(scores)
+    clicks = np.asarray(log.labels["click"]).sum(axis=-1).ravel()
+    np.testing.assert_array_equal(log.user["request"], online.data.requests.user["request"])
+    np.testing.assert_array_equal(clicks, per_request["online/realised_clicks"])
+    shown = impressions(jax.tree.map(np.asarray, log), config.items + 1)[1:]
+    assert metrics["online/gini"] == pytest.approx(gini(shown))
 
 
 def test_the_device_sees_no_constant_world(online):
