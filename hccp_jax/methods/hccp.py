@@ -4,7 +4,7 @@ Equation numbers are the paper's. The rows of its Table 1 differ in numbers only
 compiled program; a term whose weight is 0 contributes neither loss nor gradient.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from hccp_jax.collectives import Axis, all_gather, first_row, global_mean
 from hccp_jax.config import field
-from hccp_jax.data import sampling
+from hccp_jax.data import hashing, sampling
 from hccp_jax.data.catalogue import FeatureSpec
 from hccp_jax.data.requests import RequestBatch, Stage
 from hccp_jax.losses.contrastive import anneal_beta, anneal_scale, effective_margin, info_nce, margin_info_nce
@@ -60,6 +60,9 @@ class HyperConfig:
     final_temperature: float = field(1.0, "tau of InfoNCE on the final score, a logit", above=0)
     anneal: float = field(1 / 3, "share of training after which half of the margin is on; 0: on at once", at_least=0)
     log_q: float = field(0.0, "strength of the logQ correction of in-batch negatives; 1 is full", at_least=0)
+    adjustment: float = field(
+        0.0, "weight of log frequency in the logits of InfoNCE while training: logit adjustment", at_least=0
+    )
     learning_rate: float = field(3e-3, "Adam step size", above=0)
     serve_click: float = field(1.0, "weight of the click logit in the served score", at_least=0)
     serve_conversion: float = field(0.0, "weight of the second task's logit in the served score", at_least=0)
@@ -117,6 +120,10 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
         parameters: Parameters, hyper: HyperConfig, batch: RequestBatch, key: jax.Array, progress: jax.Array, axis: Axis
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         mean = global_mean(axis)
+        if model.id_dropout > 0:
+            pair = (jax.random.bits(jax.random.fold_in(key, 1)), batch.user["id"][:, None], batch.items["id"])
+            keep = hashing.uniform("id dropout", *pair) >= model.id_dropout  # the same on any number of devices
+            batch = replace(batch, items=batch.items | {"keep_id": keep})
         users, items, dots, finals = of.apply(parameters, *inputs(batch), method=ThreeTower.everything)
         # task axis first, [T, U, K]: every kernel then works on all tasks at once and reduces over U
         dots, finals, users = (jnp.moveaxis(x, 1, 0) for x in (dots, finals, users))
@@ -144,9 +151,12 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
         hard = ((batch.stage == Stage.RANKED) | (batch.stage == Stage.PRERANKED)) & (hyper.hard > 0)
         easy = (batch.stage == Stage.POOL) & (hyper.easy > 0)
         hard, easy = (jnp.broadcast_to(mask, positive.shape) for mask in (hard, easy))
+        # Menon et al. 2021: what training adds to the logits, serving does without
+        prior = hyper.adjustment * batch.items.get("log_frequency", 0.0)
+        final_logits = finals[:tasks] / hyper.final_temperature + prior
         on_final = info_nce(
-            finals[:tasks] / hyper.final_temperature,
-            finals[:tasks] / hyper.final_temperature,
+            final_logits,
+            final_logits,
             positive_where=positive,
             negative_where=hard,
             reduce_fn=mean,
@@ -157,7 +167,7 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
         beta = anneal_beta(progress / jnp.maximum(hyper.anneal, 1e-6), anneal_scale(1.0))
         margin = effective_margin(hyper.margin, jnp.where(hyper.anneal > 0, beta, 0.0))
         on_dot = margin_info_nce(
-            dots[:tasks],
+            dots[:tasks] + hyper.temperature * prior,
             products,
             positive=positive,
             hard=hard,
@@ -229,7 +239,8 @@ def hccp(spec: FeatureSpec, model: ModelConfig, negatives: NegativesConfig, layo
             row_number=jnp.tile(row, len(users)),
         )
         # relative to a uniform draw, which needs no correction
-        bias = -hyper.log_q * column["log_frequency"] if "log_frequency" in column else None
+        strength = hyper.adjustment - hyper.log_q
+        bias = strength * column["log_frequency"] if "log_frequency" in column else None
         rows = users.reshape(-1, users.shape[-1]) / hyper.temperature
         sums = row_log_sum_exp(rows, column["vector"], bias=bias, pairs=pairs, rate=negatives.in_batch_rate)
         return sums.reshape(users.shape[:-1])

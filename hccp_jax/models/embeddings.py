@@ -1,5 +1,7 @@
 """Embedding tables of users and items, shared between the towers."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -16,12 +18,15 @@ class Embeddings(nn.Module):
         id_width: width of an id embedding.
         category_width: width of each categorical field's embedding.
         dtype: compute type of the result.
+        id_gate: the id embedding counts for items with at least so many times the mean impressions of an item in the
+            log, by "log_frequency"; rarer ones are told by their other features alone. 0: for all.
     """
 
     spec: FeatureSpec
     id_width: int
     category_width: int
     dtype: jnp.dtype
+    id_gate: float = 0.0
 
     def setup(self) -> None:
         """Create the four tables."""
@@ -32,8 +37,17 @@ class Embeddings(nn.Module):
         self.user_category = nn.Embed(self.spec.user_categories, self.category_width, embedding_init=start)
 
     def item_fields(self, features: dict[str, jax.Array]) -> list[jax.Array]:
-        """Fields [..., w] of items given by "id", "categorical", "dense": the id, each category, the dense features."""
-        return self._fields(self.item_id(features), self.item_category, features)
+        """Fields [..., w] of items given by "id", "categorical", "dense": the id, each category, the dense features.
+
+        Where there is "keep_id" [...] bool, the id embedding is 0 for the others.
+        """
+        ids = self.item_id(features)
+        if self.id_gate > 0:
+            frequent = features["log_frequency"] >= math.log(self.id_gate)
+            ids = jnp.where(frequent[..., None], ids, 0)
+        if "keep_id" in features:
+            ids = jnp.where(features["keep_id"][..., None], ids, 0)
+        return self._fields(ids, self.item_category, features)
 
     def user_fields(self, features: dict[str, jax.Array]) -> list[jax.Array]:
         """Fields [U, w] of users, in the same order."""

@@ -35,6 +35,10 @@ class ModelConfig:
     cross_hidden: int = field(16, "width of the cross tower's hidden layer", at_least=1)
     diversity: bool = field(False, "add the diversity task, whose label HCCP leaves open")
     normalize: bool = field(True, "cosine-normalised user and item vectors; false: free dot products")
+    id_gate: float = field(
+        0.0, "item ids count from so many times the mean impressions on; 0: all (a remedy for the tail)", at_least=0
+    )
+    id_dropout: float = field(0.0, "share of item ids that training leaves out", at_least=0, at_most=0.9)
     dtype: str = field("float32", "compute type; sums stay float32", choices=("float32", "bfloat16"))
 
 
@@ -61,7 +65,7 @@ class ThreeTower(PairModel):
     def setup(self) -> None:
         """Create the layers."""
         c, dtype = self.config, jnp.dtype(self.config.dtype)
-        self.embeddings = Embeddings(self.spec, c.id_width, c.category_width, dtype)
+        self.embeddings = Embeddings(self.spec, c.id_width, c.category_width, dtype, c.id_gate)
         self.mixture = MixtureOfExperts(c.experts, c.expert_width, len(self.heads), dtype)
         self.user_output = self.param(
             "user_output", nn.initializers.lecun_normal(), (len(self.heads), c.expert_width, c.vector)
