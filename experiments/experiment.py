@@ -14,12 +14,15 @@ class Row:
         label: what the table prints.
         overrides: dotted configuration fields that make this row, such as {"hyper.margin": 0.0}.
         reference: True for a floor or ceiling that is not trained (truth, ranker, random, popularity).
+        against: the row that differences are to; empty: the baseline of the table. Where a table holds several worlds,
+            each row is compared with the baseline of its own.
     """
 
     name: str
     label: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     reference: bool = False
+    against: str = ""
 
 
 @dataclass(frozen=True)

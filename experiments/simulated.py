@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.experiment import Row
 from experiments.settings import SimulatedSettings
 from experiments.trials import Context, Trial, groups, save_result, validated
 from hccp_jax.cascade import logs
@@ -18,6 +19,7 @@ from hccp_jax.data.vocabulary import hashed
 from hccp_jax.errors import Diverged, UserError
 from hccp_jax.evaluation.evaluator import Evaluator, Result
 from hccp_jax.evaluation.metrics import log_cutoffs
+from hccp_jax.evaluation.online import Measurement, Online, online_set
 from hccp_jax.evaluation.simulated import evaluation_set, references
 from hccp_jax.methods.hccp import Layout, hccp
 from hccp_jax.training.config import Member, TrainConfig
@@ -25,6 +27,7 @@ from hccp_jax.training.loop import Trained, train
 from hccp_jax.training.run import Validate
 from hccp_jax.training.state import TrainState, stack_numbers
 
+NOTHING: Measurement = ({}, {})  # what is earned without an online test
 DATA = (
     "Simulated data: users, items, funnel and feedback come from the package's own world; the truth row scores by the "
     "true click probability, which no real log can give."
@@ -55,24 +58,32 @@ def _run_group(context: Context, trials: list[Trial]) -> None:
             pending.result()
         validate = _validation(context, settings, world, source, trained) if trained else None
         states = _train(context, settings, source, trained, validate) if trained else None
-        evaluator = pending.result()
+        evaluator, online = pending.result()
     if states is not None:
-        _evaluate(context, settings, source, evaluator, trained, states, validate)
+        _evaluate(context, settings, source, evaluator, online, trained, states, validate)
 
 
 def _references(
     context: Context, settings: SimulatedSettings, world: World, source: Source, trials: list[Trial]
-) -> Evaluator:
-    """Build the evaluator and finish the rows that need no training."""
+) -> tuple[Evaluator, Online | None]:
+    """Build the evaluators and finish the rows that need no training."""
     evaluator = open_evaluator(
         settings.world, settings.evaluate.cutoffs, world, source, settings.evaluate.requests, "evaluation"
     )
     asked = [trial for trial in trials if trial.row.reference]
+    online = open_online(settings.world, world, source, settings.evaluate.online)
     known = references(source.frequency)
-    found = evaluator.scores({trial.row.name: known[trial.row.name] for trial in asked}, context.placement.population)
+    scores = {trial.row.name: known[kind(trial.row)] for trial in asked}
+    found = evaluator.scores(scores, context.placement.population)
     for trial in asked:
-        _save(context, trial, evaluator, {"": found[trial.row.name]}, source, 0, None)
-    return evaluator
+        earned = online.earned(scores[trial.row.name]) if online else NOTHING
+        _save(context, trial, evaluator, {"": found[trial.row.name]}, source, 0, None, earned)
+    return evaluator, online
+
+
+def kind(row: Row) -> str:
+    """Which reference a row is: its name, or what follows the setting it stands for, as in "perfect/ranker"."""
+    return row.name.rpartition("/")[2]
 
 
 def check_world(world: WorldConfig, sampling: logs.SamplingConfig, train: TrainConfig) -> None:
@@ -107,6 +118,11 @@ def open_evaluator(
     most = config.candidates
     table = tuple(min(k, most) for k in cutoffs)
     return Evaluator(data, source.catalogue, featurise, table, log_cutoffs(most, 30), min(100, most))
+
+
+def open_online(config: WorldConfig, world: World, source: Source, requests: int) -> Online | None:
+    """The simulated online test with so many requests, or None for none."""
+    return Online(world, config, online_set(world, config, source.frequency, requests)) if requests else None
 
 
 def curves_of(evaluator: Evaluator, found: Result) -> dict[str, dict[str, list]]:
@@ -159,6 +175,7 @@ def _evaluate(
     settings: SimulatedSettings,
     source: Source,
     evaluator: Evaluator,
+    online: Online | None,
     trials: list[Trial],
     trained: Trained,
     validate: Validate | None,
@@ -174,13 +191,21 @@ def _evaluate(
         prefix: evaluator.population(method, trained.states.parameters, stack_numbers(numbers), shards)
         for prefix, numbers in heads.items()
     }
+    earned = {
+        prefix: online.population(method, trained.states.parameters, numbers, featurise, source.catalogue)
+        if online
+        else [NOTHING] * len(trials)
+        for prefix, numbers in heads.items()
+    }
     validation: Any = validate(trained.states) if context.validated and validate else [None] * len(trials)
     context.failed.extend(trained.failed.values())
     for index, (trial, step) in enumerate(zip(trials, trained.steps, strict=True)):
         if index in trained.failed:
             continue
         results = {prefix: of_members[index] for prefix, of_members in found.items()}
-        _save(context, trial, evaluator, results, source, step, validation[index])
+        metrics = {prefix + name: v for prefix, rows in earned.items() for name, v in rows[index][0].items()}
+        own = (metrics, earned[""][index][1])
+        _save(context, trial, evaluator, results, source, step, validation[index], own)
 
 
 def _save(
@@ -191,6 +216,7 @@ def _save(
     source: Source,
     step: int,
     validation: float | None,
+    earned: Measurement,
 ) -> None:
     metrics = {prefix + name: value for prefix, result in results.items() for name, value in result.metrics.items()}
     main = results[""]
@@ -200,8 +226,8 @@ def _save(
     save_result(
         context.experiment,
         trial,
-        metrics,
-        main.per_request,
+        metrics | earned[0],
+        main.per_request | earned[1],
         curves=curves_of(evaluator, main),
         epochs=source.epochs(step),
         step=step,

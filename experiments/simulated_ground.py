@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.simulated import curves_of, open_evaluator
+from experiments.simulated import curves_of, open_evaluator, open_online
 from experiments.systems_run import Measured
 from experiments.systems_settings import SystemsSettings
 from experiments.teaching import taught
@@ -24,7 +24,7 @@ from hccp_jax.data.source import Source, record, replay, reuse
 from hccp_jax.data.vocabulary import hashed
 from hccp_jax.errors import UserError
 from hccp_jax.evaluation.evaluator import EvaluationSet, Evaluator, member_scores
-from hccp_jax.evaluation.online import Online, online_set
+from hccp_jax.evaluation.online import Online
 from hccp_jax.methods.base import Method
 from hccp_jax.methods.hccp import Layout
 
@@ -162,7 +162,5 @@ def open_ground(context: Context, settings: SystemsSettings, seeds: Sequence[int
         return open_evaluator(settings.world, settings.evaluate.cutoffs, world, source, requests, stream)
 
     table, tuning = (settings.evaluate.requests, "evaluation"), (settings.tune.requests, "validation")
-    asked = settings.evaluate.online
-    data = online_set(world, settings.world, source.frequency, asked) if asked else None
-    online = Online(world, settings.world, data) if data is not None else None
+    online = open_online(settings.world, world, source, settings.evaluate.online)
     return SimulatedGround(settings, source, held_out(*table), held_out(*tuning), layout, online=online)

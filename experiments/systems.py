@@ -11,8 +11,6 @@ printed. The teacher is a DIN trained on impressions, whose calibrated predictio
 from dataclasses import replace
 from pathlib import Path
 
-import jax
-
 from experiments.experiment import Claim, Column, Experiment, Row
 from experiments.hccp_ladder import LABELS
 from experiments.quickstart import REFERENCES, SMOKE
@@ -114,8 +112,7 @@ def _run_world(context: Context) -> None:
         result = found[trial.row.name]
         metrics, per_request = result.metrics, result.per_request
         if online := ground.online:
-            scores = jax.lax.map(known[trial.row.name], online.data.candidates)
-            earned, of_requests = online.measured(scores)
+            earned, of_requests = online.earned(known[trial.row.name])
             metrics, per_request = metrics | earned, per_request | of_requests
         save_result(context.experiment, trial, metrics, per_request, served="its own score")
     if trained:

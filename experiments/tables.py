@@ -74,10 +74,18 @@ class Table:
     @property
     def compared(self) -> tuple[TableRow, ...]:
         """Trained rows other than the baseline, where the baseline has results."""
-        baseline = self.experiment.baseline.name
-        if all(row.row.name != baseline for row in self.rows):
-            return ()
-        return tuple(row for row in self.rows if not row.row.reference and row.row.name != baseline)
+        there = {row.row.name for row in self.rows}
+        trained = [row for row in self.rows if not row.row.reference]
+        return tuple(row for row in trained if self._baseline(row.row) in there - {row.row.name})
+
+    def _baseline(self, row: Row) -> str:
+        return row.against or self.experiment.baseline.name
+
+    @property
+    def _to(self) -> str:
+        """What differences are to."""
+        several = any(row.against for row in self.experiment.rows)
+        return "the baseline of the same data" if several else self.experiment.baseline.label
 
     def header(self, column: Column) -> str:
         """What stands above a column, with a per cent sign where the numbers are per cent."""
@@ -91,15 +99,14 @@ class Table:
     @property
     def difference_title(self) -> str:
         """Heading of the paired differences."""
-        label = self.experiment.baseline.label
-        return f"Differences to {label}, paired by seed, with 95 % intervals (per cent columns in points)"
+        return f"Differences to {self._to}, paired by seed, with 95 % intervals (per cent columns in points)"
 
     @property
     def legend(self) -> str:
         """How to read the numbers."""
         return (
             "Mean over seeds, ± half of its 95 % interval. Marked: "
-            f"the difference to {self.experiment.baseline.label}, paired by seed, has a 95 % interval without 0."
+            f"the difference to {self._to}, paired by seed, has a 95 % interval without 0."
         )
 
 
@@ -125,11 +132,10 @@ def _cell(experiment: Experiment, records: Sequence[Record], row: Row, column: C
     found = over_worlds(values)
     if column.cost:
         return Cell(column, Interval(found.mean, None, None, found.count), None)
-    baseline = experiment.baseline.name
-    compared = not row.reference and row.name != baseline
-    return Cell(
-        column, found, difference(records, column.metric, row.name, baseline, column.lift) if compared else None
-    )
+    baseline = row.against or experiment.baseline.name
+    if row.reference or row.name == baseline:
+        return Cell(column, found, None)
+    return Cell(column, found, difference(records, column.metric, row.name, baseline, column.lift))
 
 
 def _facts(experiment: Experiment, records: Sequence[Record], rows: Sequence[TableRow]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ HCCP (section 4.1.2) reports UCTR, click page views over exposed users, and UCVR
 users. Here a request stands for an exposed user: clicks and purchases are counted per request. All is simulated.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -15,9 +16,14 @@ import numpy as np
 from hccp_jax.cascade.ab_test import Arm, logging_arm, outcomes
 from hccp_jax.cascade.concentration import gini
 from hccp_jax.cascade.world import World, WorldConfig
-from hccp_jax.evaluation.evaluator import EvaluationSet
+from hccp_jax.data.catalogue import Catalogue
+from hccp_jax.evaluation.candidates import CandidateSet
+from hccp_jax.evaluation.evaluator import EvaluationSet, Featurise, member_scores
 from hccp_jax.evaluation.octiles import OCTILES, TAIL
 from hccp_jax.evaluation.simulated import evaluation_set
+from hccp_jax.methods.base import Method
+
+Measurement = tuple[dict[str, float], dict[str, np.ndarray]]
 
 
 def online_set(world: World, config: WorldConfig, counts: np.ndarray, requests: int) -> EvaluationSet:
@@ -103,7 +109,27 @@ class Online:
         arm = _outcomes(self.world, self.config, jnp.asarray(self.tail), self.data, checked(self.data, scores))
         return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), arm)
 
-    def measured(self, scores: Any) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    def earned(self, score: Callable[[CandidateSet], jax.Array]) -> Measurement:
+        """What `measured` gives for an arm whose scores are a function of the candidates, such as the truth."""
+        return self.measured(jax.jit(lambda data: jax.lax.map(score, data))(self.data.candidates))
+
+    def population(
+        self, method: Method, parameters: Any, hypers: Sequence[Any], featurise: Featurise, catalogue: Catalogue
+    ) -> list[Measurement]:
+        """What `measured` gives for each member of a population, by its served score.
+
+        Args:
+            method: of all members.
+            parameters: leaves [M, ...].
+            hypers: the numbers of each member.
+            featurise: attaches features to a stored batch.
+            catalogue: feature tables.
+        """
+        score = jax.jit(lambda *member: member_scores(method, featurise, *member, self.data, catalogue)[0])
+        members = enumerate(jax.tree.map(jnp.float32, hyper) for hyper in hypers)
+        return [self.measured(score(jax.tree.map(lambda x, i=i: x[i], parameters), hyper)) for i, hyper in members]
+
+    def measured(self, scores: Any) -> Measurement:
         """Metrics of an arm, and those of them that are means over requests, request by request.
 
         "online/clicks" and "online/purchases" are expected counts per request given what is shown (Rao-Blackwell);
