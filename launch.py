@@ -27,6 +27,8 @@ from hccp_jax.errors import Stopped, UserError
 EXPERIMENTS = (
     *("quickstart", "hccp_ladder", "systems", "kuairand", "systems_kuairand", "systems_logs", "croloss"),
     *("hccp_table1",),
+    *("croloss_table2", "croloss_table3", "croloss_table4"),
+    *("croloss_figure2", "croloss_figure3", "croloss_figure4", "croloss_figure5", "croloss_online"),
 )
 
 

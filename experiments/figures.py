@@ -46,12 +46,17 @@ CAPTIONS = {
 
 
 def save_all(out_dir: Path | str, experiment: Experiment, records: Sequence[Record] | None = None) -> list[Path]:
-    """Write figures/*.png and return their paths; a figure without data is left out."""
+    """Write figures/*.png and return their paths; a figure without data is left out.
+
+    A figure of the experiment's own chooses its rows itself; the others show those that are pictured.
+    """
     records = read_records(out_dir, experiment) if records is None else records
+    pictured = [record for record in records if not experiment.pictured or record.row in experiment.pictured]
+    own = [(name, make, records) for name, _, make in experiment.figures]
+    usual = [(make.__name__, make, pictured) for make in (hit_rate_curves, training_curves, octiles)]
     paths = []
-    own = [(name, make) for name, _, make in experiment.figures]
-    for name, make in (*own, *((make.__name__, make) for make in (hit_rate_curves, training_curves, octiles))):
-        figure = make(experiment, records)
+    for name, make, shown in (*own, *usual):
+        figure = make(experiment, shown)
         if figure is not None:
             paths.append(save(out_dir, name, figure))
     return paths
@@ -69,17 +74,17 @@ def hit_rate_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
     names = list(dict.fromkeys(name for record in records for name in record.result.get("curves") or {}))
     if not names:
         return None
-    figure, axes = _panels(experiment, "Hit rate over K", names)
+    figure, axes = panels(experiment, "Hit rate over K", names)
     for name, axis in zip(names, axes, strict=True):
         for row in experiment.rows:
             curves = [(r.result.get("curves") or {}).get(name) for r in records if r.row == row.name]
-            _line(axis, experiment, row, _pool((curve["cutoffs"], curve["values"]) for curve in curves if curve))
+            line(axis, experiment, row, pool((curve["cutoffs"], curve["values"]) for curve in curves if curve))
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(ScalarFormatter())
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.set(title=f"{name}@K", xlabel="K")
         axis.set_ylim(0, min(1.0, 1.05 * axis.dataLim.ymax))
-    return _with_legend(figure, axes, experiment)
+    return with_legend(figure, axes, experiment)
 
 
 def training_curves(experiment: Experiment, records: Sequence[Record]) -> Figure | None:
@@ -89,14 +94,14 @@ def training_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
     names = sorted(terms, key=lambda name: (name != "loss", name))[:TERMS]
     if not names:
         return None
-    figure, axes = _panels(experiment, "Training loss and its terms", names)
+    figure, axes = panels(experiment, "Training loss and its terms", names)
     last = max(line["step"] for _, log in logs for line in log)
     for name, axis in zip(names, axes, strict=True):
         for row in experiment.rows:
-            _line(axis, experiment, row, _pool(_binned(log, name, last) for owner, log in logs if owner == row.name))
+            line(axis, experiment, row, pool(_binned(log, name, last) for owner, log in logs if owner == row.name))
         axis.set(title=name, xlabel="step")
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    return _with_legend(figure, axes, experiment)
+    return with_legend(figure, axes, experiment)
 
 
 def _log(path: Path) -> list[dict[str, Any]]:
@@ -122,12 +127,12 @@ def octiles(experiment: Experiment, records: Sequence[Record]) -> Figure | None:
     shares = any(_is_number(record.metrics.get(TAIL_SHARE)) for record in records)
     if not names:
         return None
-    figure, axes = _panels(experiment, "By octile of item frequency", [*names, *[TAIL_SHARE] * shares], columns=1)
+    figure, axes = panels(experiment, "By octile of item frequency", [*names, *[TAIL_SHARE] * shares], columns=1)
     for name, axis in zip(names, axes, strict=False):
         _octile_panel(axis, experiment, records, name)
     if shares:
         _share_panel(axes[-1], experiment, records)
-    return _with_legend(figure, axes[:1], experiment)
+    return with_legend(figure, axes[:1], experiment)
 
 
 def _octile_panel(axis: Axes, experiment: Experiment, records: Sequence[Record], name: str) -> None:
@@ -138,7 +143,7 @@ def _octile_panel(axis: Axes, experiment: Experiment, records: Sequence[Record],
         seeds = [by_seed(records, row.name, f"{name}/octile{octile}") for octile in OCTILES]
         points = [(octile, over_worlds(s)) for octile, s in zip(OCTILES, seeds, strict=True) if s]
         if row.reference:
-            _line(axis, experiment, row, points)
+            line(axis, experiment, row, points)
         elif points:
             offset = (trained.index(row) - (len(trained) - 1) / 2) * width
             at, means = [octile + offset for octile, _ in points], [interval.mean for _, interval in points]
@@ -172,7 +177,7 @@ def _half(interval: Interval) -> float:
     return 0.0 if interval.low is None or interval.high is None else (interval.high - interval.low) / 2
 
 
-def _pool(curves: Iterable[tuple[Sequence[float], Sequence[float]]]) -> list[tuple[float, Interval]]:
+def pool(curves: Iterable[tuple[Sequence[float], Sequence[float]]]) -> list[tuple[float, Interval]]:
     """Where each curve is one seed's (x, y): the mean and interval at every x."""
     at: dict[float, list[float]] = {}
     for xs, ys in curves:
@@ -182,7 +187,8 @@ def _pool(curves: Iterable[tuple[Sequence[float], Sequence[float]]]) -> list[tup
     return [(x, mean_interval(at[x])) for x in sorted(at)]
 
 
-def _line(axis: Axes, experiment: Experiment, row: Row, points: Sequence[tuple[float, Interval]]) -> None:
+def line(axis: Axes, experiment: Experiment, row: Row, points: Sequence[tuple[float, Interval]]) -> None:
+    """Draw a row's mean over x with the band of its interval; nothing without points."""
     if not points:
         return
     xs = [x for x, _ in points]
@@ -195,9 +201,9 @@ def _line(axis: Axes, experiment: Experiment, row: Row, points: Sequence[tuple[f
 
 
 def _kin(experiment: Experiment, row: Row) -> int:
-    """Place of a row among the trained rows of the pictures, or among the references: the same in every figure."""
-    shown = [other for other in experiment.rows if not experiment.pictured or other.name in experiment.pictured]
-    return [other.name for other in shown if other.reference == row.reference].index(row.name)
+    """Place of a row among the trained rows or the references, pictured ones first: the same in every figure."""
+    names = [other.name for other in experiment.rows if other.reference == row.reference]
+    return sorted(names, key=lambda name: name not in experiment.pictured).index(row.name)
 
 
 def colour(experiment: Experiment, row: Row) -> str:
@@ -216,9 +222,10 @@ def _line_style(experiment: Experiment, row: Row, markers: bool) -> dict[str, An
     return {**style, "marker": marker, "markersize": 4, "color": colour(experiment, row)}
 
 
-def _panels(
+def panels(
     experiment: Experiment, title: str, names: Sequence[str], columns: int | None = None
 ) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel for each name, in rows of `columns`, two unless told."""
     columns = columns or (1 if len(names) == 1 else 2)
     lines = math.ceil(len(names) / columns)
     figure = Figure(figsize=(WIDTH, 1.2 + 2.4 * lines), dpi=DPI, layout="constrained")
@@ -232,7 +239,7 @@ def _panels(
     return figure, axes
 
 
-def _with_legend(figure: Figure, axes: Sequence[Axes], experiment: Experiment) -> Figure:
+def with_legend(figure: Figure, axes: Sequence[Axes], experiment: Experiment) -> Figure:
     """One legend below the panels, in the order of the table, in as many columns as its labels leave room for."""
     entries = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     labels = [row.label for row in experiment.rows if row.label in entries]
