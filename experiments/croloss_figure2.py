@@ -121,7 +121,7 @@ def kernels_and_slopes(experiment: Experiment, records: Sequence[Record]) -> Fig
         left.plot(gaps, value, color=its_colour, linewidth=1.8, label=label)
         right.plot(gaps, slope, color=its_colour, linewidth=1.8)
     left.plot([0, 0], [0.5, 1.0], color="#333333", linewidth=5, alpha=0.5, solid_capstyle="butt")
-    left.annotate("condition iv", (0, 0.75), (-5.6, 2.2), fontsize=8, arrowprops={"arrowstyle": "-", "linewidth": 0.6})
+    left.annotate("condition iv", (0.1, 0.7), (1.4, 0.2), fontsize=8, arrowprops={"arrowstyle": "-", "linewidth": 0.6})
     left.set(title="φ(gap), as in the paper", xlabel="gap", ylim=(-0.1, 6.0))
     right.set(title="φ'(gap), which moves scores", xlabel="gap", ylim=(-0.1, 3.0))
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, ScalarFormatter
 
 from experiments.claims import Record
 from experiments.croloss_printed import CUTOFFS
@@ -21,6 +21,7 @@ from experiments.croloss_rows import gap, grid, view
 from experiments.experiment import Experiment, Row
 from experiments.figures import line, panels, pool, with_legend
 
+PER_CENT = FuncFormatter(lambda value, _: f"{100 * value:.3g}%")  # with the decimals that it needs
 SMALLEST_N = 10  # below it a curve is a handful of hits
 KERNELS = ("softplus", "sigmoid", "exponential", "hinge")
 Curve = dict[int, float]  # N -> recall
@@ -50,8 +51,7 @@ def recall_over_n(experiment: Experiment, records: Sequence[Record]) -> Figure |
         paired = {seed: _minus(curve, base[seed]) for seed, curve in found[row.name].items() if seed in base}
         line(right, experiment, row, _pooled(paired))
     left.set(title="recall@N")
-    right.set(title=f"minus {_short(experiment.baseline)}, paired by seed")
-    right.title.set_fontsize(10)
+    right.set(title=f"minus {_short(experiment.baseline)}")
     for axis in (left, right):
         on_log_n(axis)
     return with_legend(figure, (left, right), experiment)
@@ -60,10 +60,10 @@ def recall_over_n(experiment: Experiment, records: Sequence[Record]) -> Figure |
 def on_log_n(axis: Axes) -> None:
     """N from left to right on a log axis, with the N of the tables as ticks, and per cent upwards."""
     axis.set_xscale("log")
-    axis.set_xticks((10, *CUTOFFS, 1000))
+    axis.set_xticks((SMALLEST_N, *CUTOFFS))
     axis.minorticks_off()
     axis.xaxis.set_major_formatter(ScalarFormatter())
-    axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axis.yaxis.set_major_formatter(PER_CENT)
     axis.set(xlabel="N")
 
 
@@ -101,7 +101,8 @@ EXPERIMENT = view(
     figures=(
         (
             "figure3",
-            "Recall at N by comparison kernel, α = 1 (log axis). Line: mean over seeds; band: its 95 % interval.",
+            "Recall at N by comparison kernel, α = 1 (log axis); right: minus the softmax, paired by seed. Line: mean "
+            "over seeds; band: its 95 % interval.",
             recall_over_n,
         ),
     ),

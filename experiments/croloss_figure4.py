@@ -32,7 +32,8 @@ EXPERIMENT = view(
     figures=(
         (
             "figure4",
-            "Recall at N with the sigmoid kernel, by α (log axis). Line: mean over seeds; band: its 95 % interval.",
+            "Recall at N with the sigmoid kernel, by α (log axis); right: minus α = 1, paired by seed. Line: mean over "
+            "seeds; band: its 95 % interval.",
             recall_over_n,
         ),
     ),

@@ -61,7 +61,7 @@ def gain_over_n(experiment: Experiment, records: Sequence[Record]) -> Figure | N
         printed = [_draw_printed(axis, colour(experiment, row), weighted, plain, *one) for one in PRINTED]
         axis.axhline(0.0, color="#333333", linewidth=0.8)
         axis.set(title=f"{kernel}: over {name}")
-        axis.legend(handles=printed, title="printed", fontsize=8, title_fontsize=8, frameon=False)
+        axis.legend(handles=printed, title="printed", loc="lower left", fontsize=8, title_fontsize=8, frameon=False)
         on_log_n(axis)
     return with_legend(figure, axes, experiment)
 

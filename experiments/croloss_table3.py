@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from experiments.claims import Record, by_seed, over_worlds
+from experiments.croloss_figure3 import PER_CENT
 from experiments.croloss_printed import CUTOFFS
 from experiments.croloss_rows import ALPHAS, KERNELS, ahead, gap, grid, view
 from experiments.experiment import Claim, Experiment, Row
@@ -98,7 +98,7 @@ def recall_over_alpha(experiment: Experiment, records: Sequence[Record]) -> Figu
             found = {alpha: by_seed(records, grid(row.name, alpha), f"recall@{n}") for alpha in ALPHAS}
             line(axis, by_kernel, row, [(alpha, over_worlds(values)) for alpha, values in found.items() if values])
         axis.set(title=f"N = {n}", xlabel="α", xticks=ALPHAS)
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axis.yaxis.set_major_formatter(PER_CENT)
     return with_legend(figure, axes, by_kernel)
 
 
