@@ -7,7 +7,7 @@ import pytest
 from processes import ROOT, launch
 from test_launch import one_line
 
-from experiments import croloss
+from experiments import croloss, croloss_rows, croloss_run
 from experiments.figures import colour
 from experiments.trials import Context, groups, make_trials
 from hccp_jax import config
@@ -45,16 +45,16 @@ def store(tmp_path_factory):
 
 
 def test_rows_are_the_tables_of_the_paper_each_once():
-    settings = [config.override(EXPERIMENT.settings, row.overrides) for row in croloss.ROWS]
+    settings = [config.override(EXPERIMENT.settings, row.overrides) for row in croloss_rows.ROWS]
     found = [(s.kernels.kernel, s.kernels.weight_kernel, s.hyper.alpha, s.kernels.hinge_margin) for s in settings]
     assert len(set(found)) == len(found)
     for kernel in ("hinge", "sigmoid", "exponential", "softplus"):
-        assert {(kernel, "none", alpha, 5.0) for alpha in (0.6, 1.0, 1.4)} <= set(found)
+        assert {(kernel, "none", alpha, 5.0) for alpha in (0.6, 0.8, 1.0, 1.2, 1.4)} <= set(found)
     assert {("hinge", "none", 0.0, 5.0), ("hinge", "none", 0.0, 0.5), ("softplus", "none", 0.0, 5.0)} <= set(found)
     assert {weight for _, weight, *_ in found} == {"none", "sigmoid", "unit_step"}
     names = {row.name for row in EXPERIMENT.rows}
     assert len(names) == len(EXPERIMENT.rows)
-    assert all({claim.better, claim.worse} <= names for claim in EXPERIMENT.claims)
+    assert all({row for _, row, _ in claim.contrast} <= names for claim in EXPERIMENT.claims)
     assert set(EXPERIMENT.pictured) <= names
     shown = [row for row in EXPERIMENT.rows if row.name in EXPERIMENT.pictured and not row.reference]
     assert len({colour(EXPERIMENT, row) for row in shown}) == len(shown) <= 10
@@ -62,12 +62,14 @@ def test_rows_are_the_tables_of_the_paper_each_once():
 
 
 def test_rows_that_differ_in_numbers_share_a_program(tmp_path):
-    trials = make_trials(EXPERIMENT, EXPERIMENT.settings, croloss.ROWS, 2, tmp_path)
+    trials = make_trials(EXPERIMENT, EXPERIMENT.settings, croloss_rows.ROWS, 2, tmp_path)
     together = [{trial.row.name for trial in some} for some in groups(trials)]
-    assert {"bpr", "softplus_06", "softplus_1", "softplus_14"} in together
-    assert {"triplet", "hinge_06", "hinge_1", "hinge_14"} in together
-    assert {"cross_entropy", "exponential_06", "exponential_14"} in together
-    assert len(together) == 9
+    grid = ("06", "08", "1", "12", "14")
+    assert {"bpr", *(f"softplus_{alpha}" for alpha in grid)} in together
+    assert {"triplet", *(f"hinge_{alpha}" for alpha in grid)} in together
+    assert {"cross_entropy", *(f"exponential_{alpha}" for alpha in grid if alpha != "1")} in together
+    assert {"lambda_sigmoid_exponential", "lambda_sigmoid_exponential_14"} in together
+    assert len(together) == 11
 
 
 def run(store, out, rows, seeds=2, **changes):
@@ -76,7 +78,7 @@ def run(store, out, rows, seeds=2, **changes):
     trials = make_trials(EXPERIMENT, settings, [EXPERIMENT.row(name) for name in rows], seeds, out)
     lines = []
     report = lambda label, steps: lambda step, means: None  # noqa: E731
-    croloss.run(Context(EXPERIMENT, tuple(trials), Placement(), report, lines.append))
+    croloss_run.run(Context(EXPERIMENT, tuple(trials), Placement(), report, lines.append))
     return {(trial.row.name, trial.seed): trial.result for trial in trials}, lines
 
 
@@ -110,7 +112,7 @@ def test_a_sweep_of_what_decides_the_data_has_data_of_its_own(store, tmp_path):
         settings = config.override(EXPERIMENT.settings, TINY | {"store": str(store)} | steps | changes)
         trials += make_trials(EXPERIMENT, settings, [EXPERIMENT.row("bpr")], 1, tmp_path / str(number))
     report = lambda label, steps: lambda step, means: None  # noqa: E731
-    croloss.run(Context(EXPERIMENT, tuple(trials), Placement(), report, lambda line: None))
+    croloss_run.run(Context(EXPERIMENT, tuple(trials), Placement(), report, lambda line: None))
     assert [trial.result["epochs"] for trial in trials] == [2 * 8 / 40, 2 * 16 / 40]
 
 
@@ -166,7 +168,7 @@ def test_an_excerpt_without_a_test_part_asks_every_second_validation_user(store,
         (tmp_path / "in" / f"tiny_{word}.txt").write_text((source / f"tiny_{word}.txt").read_text())
     convert("comirec", tmp_path / "in", tmp_path / "store", {"history": 3}, lambda line: None)
     said = []
-    validation, test, told = croloss.held_out(open_store(tmp_path / "store"), said.append)
+    validation, test, told = croloss_run.held_out(open_store(tmp_path / "store"), said.append)
     assert validation is not None
     assert sorted([*validation.user, *test.user]) == list(range(40, 50))
     assert len(test.user) == 5
