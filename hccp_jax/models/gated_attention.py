@@ -12,9 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-BLOCK = 250
-"""Candidates of a block: with 8 heads of width 16 their sides are 640 kB, which a second-level cache holds."""
-
+from hccp_jax.models.pair_model import in_blocks
 
 class Side(NamedTuple):
     """One side of the attention: heads e [..., H, k], and what Eq 5 makes of them [..., H, w] for both directions.
@@ -49,17 +47,7 @@ def best_cosines(users: Side, items: Side, of_users: Output, of_items: Output) -
     Returns:
         [K, H_u] float32; equal to the forward pass of `RankTower` up to rounding.
     """
-    count, block = len(items.heads), min(BLOCK, len(items.heads))
-    steps = -(-count // block)
-
-    def one(index: jax.Array) -> jax.Array:
-        # the last block begins early: no candidate is padded, some are scored twice
-        start = jnp.minimum(index * block, count - block)
-        cut = [jax.lax.dynamic_slice_in_dim(x, start, block) for x in items]
-        return _of_block(users, Side(*cut), of_users, of_items)
-
-    found = jax.lax.map(one, jnp.arange(steps))
-    return jnp.concatenate([found[:-1].reshape(-1, len(users.heads)), found[-1, steps * block - count :]])
+    return in_blocks(lambda block: _of_block(users, block, of_users, of_items), items)
 
 
 def _of_block(users: Side, items: Side, of_users: Output, of_items: Output) -> jax.Array:

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from hccp_jax.config import field
 from hccp_jax.data.catalogue import FeatureSpec
 from hccp_jax.models.embeddings import Embeddings
-from hccp_jax.models.gated_attention import BLOCK, Output, Side, best_cosines
-from hccp_jax.models.pair_model import PairModel
+from hccp_jax.models.gated_attention import Output, Side, best_cosines
+from hccp_jax.models.pair_model import BLOCK, PairModel
 from hccp_jax.numerics import normalize
 
 
