@@ -25,7 +25,7 @@ from hccp_jax.config import field, near_miss
 from hccp_jax.data.catalogue import FeatureSpec
 from hccp_jax.errors import UserError
 from hccp_jax.models.embeddings import Embeddings
-from hccp_jax.models.pair_model import BLOCK, PairModel, in_blocks
+from hccp_jax.models.pair_model import FEW, PairModel, in_blocks
 
 USER, ITEM, CROSS = ("user.", "history_"), ("item.",), "cross"  # how names of fields begin
 
@@ -133,8 +133,8 @@ class Cold(PairModel):
         return ItemSide(excitation, self.item_products(fields))
 
     def pair_logits(self, users: UserSide, items: ItemSide, cross: jax.Array | None) -> jax.Array:
-        """[U, 1, K] logits; on a CPU the candidates of a single user are scored in blocks, to the same logits."""
-        single = len(users.joined) == 1 and items.products.shape[-3] > BLOCK
+        """[U, 1, K] logits; on a CPU many candidates of a single user are scored in blocks, to the same logits."""
+        single = len(users.joined) == 1 and items.products.shape[-3] > FEW
         # layers are created by the plain form
         if not single or self.is_initializing():
             return self.plain_pair_logits(users, items, cross)

@@ -11,6 +11,9 @@ import jax.numpy as jnp
 BLOCK = 250
 """Candidates that a CPU scores at a time for one user: what an architecture makes of them fits a second-level cache."""
 
+FEW = 1000
+"""Candidates of one user that a CPU still scores at once: so few gain little from blocks."""
+
 
 class PairModel(nn.Module, ABC):
     """Base of the architectures.

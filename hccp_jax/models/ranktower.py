@@ -18,7 +18,7 @@ from hccp_jax.config import field
 from hccp_jax.data.catalogue import FeatureSpec
 from hccp_jax.models.embeddings import Embeddings
 from hccp_jax.models.gated_attention import Output, Side, best_cosines
-from hccp_jax.models.pair_model import BLOCK, PairModel
+from hccp_jax.models.pair_model import FEW, PairModel
 from hccp_jax.numerics import normalize
 
 
@@ -116,9 +116,9 @@ class RankTower(PairModel):
     def pair_logits(self, users: Side, items: Side, cross: jax.Array | None) -> jax.Array:
         """[U, 1, K] logits.
 
-        On a CPU the candidates of a single user are scored in blocks, with equal results up to rounding.
+        On a CPU many candidates of a single user are scored in blocks, with equal results up to rounding.
         """
-        single = len(users.heads) == 1 and items.heads.shape[-3] > BLOCK
+        single = len(users.heads) == 1 and items.heads.shape[-3] > FEW
         # the layers are created by the plain form
         if not single or self.is_initializing():
             return self.plain_pair_logits(users, items)

@@ -6,6 +6,7 @@ Both take the flat parameters of ours; a product of ours is x W, and so it is he
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import torch
 from torch.nn import functional
@@ -16,12 +17,8 @@ Parameters = Mapping[str, Any]
 
 
 def tensors(tree: Any) -> Any:
-    """A copy of a mapping or tuple of arrays."""
-    if isinstance(tree, Mapping):
-        return {name: tensors(leaf) for name, leaf in tree.items()}
-    if isinstance(tree, tuple):
-        return type(tree)(*map(tensors, tree))
-    return torch.tensor(np.asarray(tree))
+    """A copy of each array of a tree."""
+    return jax.tree.map(lambda leaf: torch.tensor(np.asarray(leaf)), tree)
 
 
 def projections(p: Parameters, heads: torch.Tensor) -> Side:
