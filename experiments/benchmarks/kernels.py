@@ -31,6 +31,7 @@ from experiments.benchmarks.bars import (
     times_slower,
 )
 
+
 def measured(group: Any, rounds: int) -> Times:
     """CPU seconds of every contender in each round; raises if one computes another loss."""
     values = {name: call() for name, call in group.calls.items()}

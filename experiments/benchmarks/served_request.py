@@ -45,23 +45,23 @@ def draw_requests(requests: int, candidates: int, items: int, history: int = HIS
     }
     ids = rng.integers(1, items, (requests, candidates), np.int32)
     past = rng.integers(1, items, (requests, history), np.int32)
-    batch = RequestBatch(
-        user={"id": rng.integers(1, spec.users, requests, np.int32), "dense": _normal(rng, requests, 1)},
-        history={
+    leaves: dict[str, Any] = {
+        "user": {"id": rng.integers(1, spec.users, requests, np.int32), "dense": _normal(rng, requests, 1)},
+        "history": {
             "id": past,
             "categorical": catalogue["categorical"][past],
             "groups": rng.integers(0, 2, (requests, history, 2)).astype(np.float32),
         },
-        history_mask=np.ones((requests, history), bool),
-        items={name: table[ids] for name, table in catalogue.items()},
-        cross=_normal(rng, requests, candidates, spec.cross),
-        stage=np.full((requests, candidates), Stage.EXPOSED, np.int8),
-        rank=np.tile(np.arange(candidates, dtype=np.int32), (requests, 1)),
-        labels={task: (rng.random((requests, candidates)) < 0.3).astype(np.float32) for task in TASKS},
-        teacher={},
-        mask=np.ones((requests, candidates), bool),
-    )
-    return Served(spec, batch, catalogue)
+        "history_mask": np.ones((requests, history), bool),
+        "items": {name: table[ids] for name, table in catalogue.items()},
+        "cross": _normal(rng, requests, candidates, spec.cross),
+        "stage": np.full((requests, candidates), Stage.EXPOSED, np.int8),
+        "rank": np.tile(np.arange(candidates, dtype=np.int32), (requests, 1)),
+        "labels": {task: (rng.random((requests, candidates)) < 0.3).astype(np.float32) for task in TASKS},
+        "teacher": {},
+        "mask": np.ones((requests, candidates), bool),
+    }
+    return Served(spec, RequestBatch(**leaves), catalogue)
 
 
 def draw_parameters(init: Any, batch: RequestBatch, seed: int = 1) -> Any:

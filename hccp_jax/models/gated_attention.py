@@ -1,9 +1,9 @@
 """RankTower's attention between one user and many candidates (Eq 3-8), as a server computes it.
 
 The layers of `ranktower` make every array of all candidates before the next one; here a block of candidates goes
-through all of them while it stays in the cache. Two identities spare work: a layer norm does not see the mean of what it
-is given, so heads and output kernels are centred once and no mean is taken per pair; and a cosine is a product of plain
-vectors times the two reciprocal norms, which are applied to H_u x H_i products and not to the vectors.
+through all of them while it stays in the cache. Two identities spare work. A layer norm does not see the mean of what
+it is given, so heads and output kernels are centred and no mean is taken of attended heads. And a cosine is a product
+of plain vectors times two reciprocal norms, which are applied to H_u x H_i products and not to the vectors.
 """
 
 from typing import NamedTuple
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from hccp_jax.models.pair_model import in_blocks
+
 
 class Side(NamedTuple):
     """One side of the attention: heads e [..., H, k], and what Eq 5 makes of them [..., H, w] for both directions.
@@ -28,7 +29,7 @@ class Side(NamedTuple):
 
 
 class Output(NamedTuple):
-    """What makes attended heads of one side: W_o [w, k] of Eq 6, and scale and bias [k] of the layer norm of Eq 3, 4."""
+    """What makes attended heads of a side: W_o [w, k] of Eq 6, scale and bias [k] of the layer norm of Eq 3 and 4."""
 
     kernel: jax.Array
     scale: jax.Array

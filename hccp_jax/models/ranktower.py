@@ -137,10 +137,8 @@ class RankTower(PairModel):
     def _best_in_blocks(self, users: Side, items: Side) -> jax.Array:
         """[1, K, H_u] of one user."""
         one, candidates = jax.tree.map(lambda x: x[0], (users, items if items.heads.ndim == 4 else _shared(items, 1)))
-        outputs = [
-            Output(dense.variables["params"]["kernel"], norm.variables["params"]["scale"], norm.variables["params"]["bias"])
-            for dense, norm in ((self.user_attended, self.user_norm), (self.item_attended, self.item_norm))
-        ]
+        layers = ((self.user_attended, self.user_norm), (self.item_attended, self.item_norm))
+        outputs = [Output(**dense.variables["params"], **norm.variables["params"]) for dense, norm in layers]
         return best_cosines(one, candidates, *outputs)[None]
 
     def _best(self, users: Side, items: Side) -> jax.Array:

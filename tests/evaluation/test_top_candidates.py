@@ -1,4 +1,4 @@
-"""The exact top of a user's products against a sort, with ties, and the form of an accelerator against that of a CPU."""
+"""The exact top of a user's products against a sort, with ties; the form of an accelerator against that of a CPU."""
 
 import jax.numpy as jnp
 import numpy as np
