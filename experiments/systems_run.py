@@ -185,6 +185,7 @@ def _cost_metrics(cost: ServingCost, requests_per_second: float) -> dict[str, fl
         "parameters": float(cost.parameters),
         "kflops_per_candidate": cost.flops_per_candidate / 1e3,
         "p50_ms": cost.p50_ms,
+        "p99_ms": cost.p99_ms,
         "train_requests_per_second": requests_per_second,
     }
 

@@ -17,6 +17,18 @@ from hccp_jax.errors import UserError
 Times = dict[str, list[float]]
 """Seconds of each contender in each round."""
 
+ONE_THREAD = {
+    "NPROC": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+    "JAX_PLATFORMS": "cpu",
+}
+"""What holds every library to one thread of the CPU."""
+
+SHORTEST = 0.05
+"""Seconds of calls in a round: below it the clock and cold caches are measured."""
+
 PEERS = "experiments/benchmarks/peers/requirements.txt"
 
 
@@ -163,6 +175,12 @@ def exit_with(main: Callable[[Sequence[str]], int]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def hold_to_one_thread(module: str) -> None:
+    """Start this command anew where a library could use more threads: they read their settings when they are loaded."""
+    if any(os.environ.get(name) != value for name, value in ONE_THREAD.items()):
+        os.execve(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], os.environ | ONE_THREAD)
 
 
 class Neighbours:

@@ -10,18 +10,18 @@ are interleaved in rounds within one process, each called in a round until 50 ms
 over the rounds. Temporary memory is what XLA reports for the compiled program. About five minutes.
 """
 
-import os
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from experiments.benchmarks.bars import (
+    SHORTEST,
     Outcome,
     Times,
     asked,
     exit_with,
     finish,
+    hold_to_one_thread,
     interleaved,
     line,
     missing,
@@ -30,16 +30,6 @@ from experiments.benchmarks.bars import (
     quickest,
     times_slower,
 )
-
-ONE_THREAD = {
-    "NPROC": "1",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
-    "JAX_PLATFORMS": "cpu",
-}
-SHORTEST = 0.05
-"""Seconds of calls in a round: below it the clock and cold caches are measured."""
 
 
 def measured(group: Any, rounds: int) -> Times:
@@ -92,8 +82,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    if any(os.environ.get(name) != value for name, value in ONE_THREAD.items()):
-        # The libraries read these when they are loaded.
-        again = [sys.executable, "-m", "experiments.benchmarks.kernels", *sys.argv[1:]]
-        os.execve(sys.executable, again, os.environ | ONE_THREAD)
+    hold_to_one_thread("experiments.benchmarks.kernels")
     exit_with(main)

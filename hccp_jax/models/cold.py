@@ -25,7 +25,7 @@ from hccp_jax.config import field, near_miss
 from hccp_jax.data.catalogue import FeatureSpec
 from hccp_jax.errors import UserError
 from hccp_jax.models.embeddings import Embeddings
-from hccp_jax.models.pair_model import PairModel
+from hccp_jax.models.pair_model import FEW, PairModel, in_blocks
 
 USER, ITEM, CROSS = ("user.", "history_"), ("item.",), "cross"  # how names of fields begin
 
@@ -133,7 +133,26 @@ class Cold(PairModel):
         return ItemSide(excitation, self.item_products(fields))
 
     def pair_logits(self, users: UserSide, items: ItemSide, cross: jax.Array | None) -> jax.Array:
-        """[U, 1, K] logits."""
+        """[U, 1, K] logits; on a CPU many candidates of a single user are scored in blocks, to the same logits."""
+        single = len(users.joined) == 1 and items.products.shape[-3] > FEW
+        # layers are created by the plain form
+        if not single or self.is_initializing():
+            return self.plain_pair_logits(users, items, cross)
+        return jax.lax.platform_dependent(
+            users, items, cross, cpu=self._logits_in_blocks, default=self.plain_pair_logits
+        )
+
+    def _logits_in_blocks(self, users: UserSide, items: ItemSide, cross: jax.Array | None) -> jax.Array:
+        """[1, 1, K] logits of one user."""
+        own = jax.tree.map(lambda x: x[0], items) if items.products.ndim == 4 else items
+
+        def score(block: tuple[ItemSide, jax.Array | None]) -> jax.Array:
+            return self.plain_pair_logits(users, *jax.tree.map(lambda x: x[None], block))[0, 0]
+
+        return in_blocks(score, (own, None if cross is None else cross[0]))[None, None]
+
+    def plain_pair_logits(self, users: UserSide, items: ItemSide, cross: jax.Array | None) -> jax.Array:
+        """[U, 1, K] logits by whole layers: every array of all pairs before the next one."""
         importance = self._importance(users, items, cross)
         own, theirs = users.products.shape[-2], items.products.shape[-2]
         x = jnp.einsum("ukm,umh->ukh", importance[..., :own], users.products)

@@ -1,11 +1,18 @@
 """What every architecture offers: a user side, an item side that can be computed ahead, and what joins the two."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+BLOCK = 250
+"""Candidates that a CPU scores at a time for one user: what an architecture makes of them fits a second-level cache."""
+
+FEW = 1000
+"""Candidates of one user that a CPU still scores at once: so few gain little from blocks."""
 
 
 class PairModel(nn.Module, ABC):
@@ -47,6 +54,31 @@ class PairModel(nn.Module, ABC):
     ) -> jax.Array:
         """[U, T, K] float32 logits of a batch."""
         return self.pair_logits(self.user_side(user, history, history_mask), self.item_side(items), cross)
+
+
+def in_blocks(score: Callable[[Any], jax.Array], candidates: Any, block: int = BLOCK) -> jax.Array:
+    """[K, ...] of `score`, which maps each candidate by itself, applied to one block of candidates after the other.
+
+    Args:
+        score: pytree with leaves [B, ...] -> [B, ...].
+        candidates: pytree with leaves [K, ...], K at least 1.
+        block: B; fewer candidates are one block.
+
+    >>> in_blocks(lambda x: 2 * x, jnp.arange(5), block=2).tolist()
+    [0, 2, 4, 6, 8]
+
+    """
+    count = len(jax.tree.leaves(candidates)[0])
+    block = min(block, count)
+    steps = -(-count // block)
+
+    def one(index: jax.Array) -> jax.Array:
+        # the last block begins early: nothing is padded or copied, some candidates are scored twice
+        start = jnp.minimum(index * block, count - block)
+        return score(jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, block), candidates))
+
+    found = jax.lax.map(one, jnp.arange(steps))
+    return jnp.concatenate([found[:-1].reshape(-1, *found.shape[2:]), found[-1, steps * block - count :]])
 
 
 def dot_products(users: jax.Array, items: jax.Array) -> jax.Array:

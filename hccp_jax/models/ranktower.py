@@ -9,7 +9,6 @@ so it ranks but is not a calibrated click logit.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,7 +17,8 @@ import jax.numpy as jnp
 from hccp_jax.config import field
 from hccp_jax.data.catalogue import FeatureSpec
 from hccp_jax.models.embeddings import Embeddings
-from hccp_jax.models.pair_model import PairModel
+from hccp_jax.models.gated_attention import Output, Side, best_cosines
+from hccp_jax.models.pair_model import FEW, PairModel
 from hccp_jax.numerics import normalize
 
 
@@ -36,19 +36,6 @@ class RankTowerConfig:
     temperature: float = field(0.1, "tau of Eq 8 at the start; learned", above=0)
     mean_over_heads: bool = field(False, "mean over user heads; false: the sum of Eq 8")
     dtype: str = field("float32", "compute type; sums stay float32", choices=("float32", "bfloat16"))
-
-
-class Side(NamedTuple):
-    """One side of the attention: heads e [..., H, k], and what Eq 5 makes of them [..., H, w] for both directions.
-
-    `query` and `gate` serve the direction in which this side asks, `key` and `value` the one in which it is asked.
-    """
-
-    heads: jax.Array
-    query: jax.Array
-    gate: jax.Array
-    key: jax.Array
-    value: jax.Array
 
 
 class GatedHeads(nn.Module):
@@ -127,9 +114,37 @@ class RankTower(PairModel):
         return self.item_projections(self.item_heads(self.embeddings.items(items)))
 
     def pair_logits(self, users: Side, items: Side, cross: jax.Array | None) -> jax.Array:
-        """[U, 1, K] logits."""
+        """[U, 1, K] logits.
+
+        On a CPU many candidates of a single user are scored in blocks, with equal results up to rounding.
+        """
+        single = len(users.heads) == 1 and items.heads.shape[-3] > FEW
+        # the layers are created by the plain form
+        if not single or self.is_initializing():
+            return self.plain_pair_logits(users, items)
+        best = jax.lax.platform_dependent(users, items, cpu=self._best_in_blocks, default=self._best)
+        return self._logits(best)
+
+    def plain_pair_logits(self, users: Side, items: Side) -> jax.Array:
+        """[U, 1, K] logits by whole layers: every array of all pairs before the next one."""
+        return self._logits(self._best(users, items))
+
+    def _logits(self, best: jax.Array) -> jax.Array:
+        """Eq 8, from the largest cosine [U, K, H_u] of each user head."""
+        total = jnp.mean(best, axis=-1) if self.config.mean_over_heads else jnp.sum(best, axis=-1)
+        return (total * jnp.exp(-self.log_temperature))[:, None]
+
+    def _best_in_blocks(self, users: Side, items: Side) -> jax.Array:
+        """[1, K, H_u] of one user."""
+        one, candidates = jax.tree.map(lambda x: x[0], (users, items if items.heads.ndim == 4 else _shared(items, 1)))
+        layers = ((self.user_attended, self.user_norm), (self.item_attended, self.item_norm))
+        outputs = [Output(**dense.variables["params"], **norm.variables["params"]) for dense, norm in layers]
+        return best_cosines(one, candidates, *outputs)[None]
+
+    def _best(self, users: Side, items: Side) -> jax.Array:
+        """[U, K, H_u]."""
         if items.heads.ndim == 3:  # one set of candidates for all users
-            items = jax.tree.map(lambda x: jnp.broadcast_to(x[None], (len(users.heads), *x.shape)), items)
+            items = _shared(items, len(users.heads))
         # Eq 7, both ways: users p, items q; products with a user's side are of plain matrices, one a user
         width = jnp.sqrt(float(self.config.attention))
         of_users = nn.softmax(jnp.einsum("upw,ukqw->ukpq", users.query, items.key) / width, axis=-1)
@@ -139,6 +154,9 @@ class RankTower(PairModel):
         told = items.gate * jnp.einsum("ukqp,upw->ukqw", of_items, users.value)
         asking = self.user_norm(users.heads[:, None] + self.user_attended(seen))  # Eq 3
         asked = self.item_norm(items.heads + self.item_attended(told))  # Eq 4
-        best = jnp.max(jnp.einsum("ukpw,ukqw->ukpq", normalize(asking), normalize(asked)), axis=-1)
-        total = jnp.mean(best, axis=-1) if self.config.mean_over_heads else jnp.sum(best, axis=-1)
-        return (total * jnp.exp(-self.log_temperature))[:, None]  # Eq 8
+        return jnp.max(jnp.einsum("ukpw,ukqw->ukpq", normalize(asking), normalize(asked)), axis=-1)
+
+
+def _shared(items: Side, users: int) -> Side:
+    """Candidates [K, ...] that all users share, as [U, K, ...]."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x[None], (users, *x.shape)), items)

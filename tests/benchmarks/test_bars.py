@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.benchmarks import kernels, scaling, training
+from experiments.benchmarks import kernels, scaling, serving, training
 from experiments.benchmarks.bars import (
     Neighbours,
     asked,
@@ -65,7 +65,7 @@ def test_flags(tmp_path):
     assert asked("SDCL", [])
 
 
-@pytest.mark.parametrize("command", [kernels, training, scaling])
+@pytest.mark.parametrize("command", [kernels, training, scaling, serving])
 @pytest.mark.parametrize(
     ("argument", "told"),
     [("--json=/nowhere/x.json", "/nowhere is not there"), ("more", "unexpected argument 'more'"), ("--nope=1", "nope")],

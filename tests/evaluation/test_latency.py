@@ -32,7 +32,7 @@ def test_a_two_tower_pair_costs_its_dot_product(one):
     cost = serving_cost(method, parameters, PointwiseHyper(), batch, items, repeats=3)
     assert cost.parameters == sum(np.size(leaf) for leaf in jax.tree.leaves(parameters))
     assert 2 * 32 <= cost.flops_per_candidate <= 2 * 32 + 8  # scale and bias beside the product
-    assert cost.p50_ms > 0
+    assert 0 < cost.p50_ms <= cost.p99_ms
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ ROWS = (
 EXPERIMENT = Experiment("demo", "Demo", "P", "T", 1, "Simulated: x.", Settings(), {}, ROWS, (), (), 2, print)
 
 
-TIMES = ("p50_ms", "train_requests_per_second")
+TIMES = ("p50_ms", "p99_ms", "train_requests_per_second")
 
 
 def planned(out: Path, *arguments: str) -> plans.Plan:
