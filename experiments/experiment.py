@@ -87,6 +87,11 @@ class Claim:
         return f"Smallest effect that matters: {self.smallest_effect:g}."
 
     @property
+    def anchor(self) -> str:
+        """The id as a place in a page, to link to."""
+        return "claim-" + "".join(letter if letter.isalnum() else "-" for letter in self.id)
+
+    @property
     def family(self) -> str:
         """What a paper states in one breath: the id without what follows a dot. Holm's adjustment is over a family."""
         return self.id.partition(".")[0]

@@ -101,9 +101,8 @@ def _made_from(out_dir: Path, records: Sequence[Record], command: str) -> str:
     code = [path.read_text(encoding="utf-8") for path in sorted((*here.glob("*.py"), *here.glob("*.j2")))]
     told = [[record.row, record.world, record.seed, record.metrics, record.result] for record in records]
     logs = [_size(record.directory / "metrics.jsonl") for record in records]
-    return config.digest(
-        code, told, logs, command, read_json(out_dir / CONFIGURATION), read_json(out_dir / ENVIRONMENT)
-    )
+    noted = [read_json(out_dir / name) for name in (CONFIGURATION, ENVIRONMENT)]
+    return config.digest(code, told, logs, command, *noted)
 
 
 def _size(path: Path) -> int:
@@ -159,9 +158,8 @@ def write_report(
 def page(template: str) -> Template:
     """A page's template; what it is given is escaped, and a name that is missing is an error."""
     loader = FileSystemLoader(Path(__file__).parent)
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True).get_template(
-        template
-    )
+    pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return pages.get_template(template)
 
 
 def effect_text(verdict: Verdict) -> str:

@@ -99,7 +99,9 @@ def test_write_all_leaves_the_promised_files_and_nothing_else(out_dir):
     before = {path.name for path in out_dir.iterdir()}
     write(out_dir)
     after = {path.name for path in out_dir.iterdir()}
-    assert after - before == {"table.md", "table.csv", "claims.json", "figures", "report.html"}
+    assert after - before == {
+        *("table.md", "table.csv", "table.tex", "claims.json", "command.txt", "figures", "report.html")
+    }
     assert [path.name for path in (out_dir / "figures").iterdir()] == ["hit_rate_curves.png"]
     assert DATA in (out_dir / "table.md").read_text()
     assert len((out_dir / "table.csv").read_text().splitlines()) == 1 + len(ROWS) * 2
