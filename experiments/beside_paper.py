@@ -76,7 +76,7 @@ def _beside(table: Table, index: int) -> Beside:
     printed = _printed(table)[column.metric]
     cells = {row.row.name: row.cells[index] for row in table.rows if row.cells[index].interval}
     labels = {row.row.name: row.row.label for row in table.rows}
-    pairs = [_pair(experiment, column, labels[n], cells[n], printed, n) for n in cells if n in printed]
+    pairs = [_pair(experiment, labels[n], cells[n], printed, n) for n in cells if n in printed]
     values = printed if experiment.printed_absolute else {baseline: 0.0} | printed
     both = [name for name in cells if name in values]
     ours = [cell.interval.mean for name in both if (cell := cells[name]).interval]
@@ -84,19 +84,14 @@ def _beside(table: Table, index: int) -> Beside:
     return Beside(column, tuple(pairs), order, len(both))
 
 
-def _pair(experiment: Experiment, column: Column, label: str, cell: Cell, printed: dict[str, float], name: str) -> Pair:
+def _pair(experiment: Experiment, label: str, cell: Cell, printed: dict[str, float], name: str) -> Pair:
     number = printed[name]
+    decimals = max(len(f"{other:.10g}".partition(".")[2]) for other in printed.values())  # with all its digits
     if not experiment.printed_absolute:
-        return Pair(label, cell.difference_text(), _as_printed(column, number, "+"), _agrees(cell, number))
+        return Pair(label, cell.difference_text(), f"{number:+.{decimals}f}", _agrees(cell, number))
     base = printed.get(experiment.baseline.name)
     ahead = "" if base is None or name == experiment.baseline.name else _agrees(cell, number - base)
-    return Pair(label, cell.text(), _as_printed(column, number), ahead)
-
-
-def _as_printed(column: Column, number: float, sign: str = "") -> str:
-    """The paper's number with all its digits, which are in the unit of the table already."""
-    decimals = max(len(f"{number:.10g}".partition(".")[2]), 1 if column.percent else 0)
-    return f"{number:{sign}.{decimals}f}"
+    return Pair(label, cell.text(), f"{number:.{decimals}f}", ahead)
 
 
 def _agrees(cell: Cell, paper: float) -> str:

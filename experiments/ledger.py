@@ -50,8 +50,9 @@ class Run:
 
     @cached_property
     def facts(self) -> tuple[str, ...]:
-        """What stands beside its table: seeds and worlds, epochs, tuning, rows that were not run, the data."""
-        return build_table(self.experiment, self.records).facts
+        """What stands beside its table: seeds and worlds, epochs, tuning, rows that were not run."""
+        _, *facts = build_table(self.experiment, self.records).facts  # the first names the paper
+        return tuple(fact for fact in facts if fact != self.experiment.data)
 
     @property
     def data(self) -> str:

@@ -16,7 +16,7 @@ from rich.text import Text
 from experiments.atomic import write_atomically
 from experiments.claims import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
 from experiments.latex import PACKAGES, long_table
-from experiments.ledger import NOT_RUN, Entry, Ledger, Run
+from experiments.ledger import STATUSES, Entry, Ledger, Run
 from experiments.report import by_world_text, chance_text, effect_text, page
 from experiments.tables import MISSING, pipes
 
@@ -116,7 +116,7 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
     facts = [*run.provenance.facts, ("Seeds x worlds", run.seeds), ("Size", run.size)]
     facts += [("Changed", "; ".join(run.provenance.changed))] if run.provenance.changed else []
     facts += [("Smoke run", "shrunk to seconds; its numbers decide nothing")] if run.provenance.smoke else []
-    return [*facts, ("Data", run.data), ("Facts", " ".join(run.facts))]
+    return [*facts, ("Data", f"{run.data}. {run.experiment.data}"), ("Facts", " ".join(run.facts))]
 
 
 def _columns(entry: Entry) -> list[str]:
@@ -223,10 +223,10 @@ def to_html(ledger: Ledger, command: str) -> str:
         ledger=ledger,
         legend=LEGEND,
         command=command,
-        not_run=NOT_RUN,
         links=links,
         pictures=pictures,
         told=told,
+        words=STATUSES,
         facts=run_facts,
     )
 
