@@ -1,15 +1,17 @@
 r"""A table of an experiment in LaTeX, for a paper: booktabs, bold where the paired interval excludes 0.
 
-The files hold tables alone; the document that reads them with \input needs \usepackage{booktabs,graphicx,longtable}.
+The files hold tables alone; the document that reads them with \input needs
+\usepackage{array,booktabs,graphicx,longtable}.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from experiments.provenance import Provenance
 from experiments.tables import Cell, Table, TableRow
 
-PACKAGES = r"% needs \usepackage{booktabs,graphicx,longtable}"
+PACKAGES = r"% needs \usepackage{array,booktabs,graphicx,longtable}"
+MEANS_WIDE, DIFFERENCES_WIDE = 6, 4  # columns side by side that are still read
 SPECIAL = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -64,22 +66,28 @@ def to_latex(table: Table, provenance: Provenance) -> str:
     """table.tex: the means, and the paired differences where there are any, each as a table with its facts."""
     name = table.experiment.name.replace("_", "-")
     facts = escape(" ".join((table.legend.replace("Marked:", "Bold:"), *table.facts)))
-    everything = range(len(table.experiment.columns))
-    means = _tabular(table, everything, table.rows, [[cell.text() for cell in row.cells] for row in table.rows])
+    columns = list(range(len(table.experiment.columns)))
+    means = [_tabular(table, block, table.rows, Cell.text) for block in _blocks(columns, MEANS_WIDE)]
     parts = [comment(provenance), PACKAGES, _floating(means, f"{escape(table.experiment.title)}. {facts}", name)]
     if table.compared:
-        compared = [index for index in everything if not table.experiment.columns[index].cost]
-        texts = [[cell.difference_text() for cell in row.cells] for row in table.compared]
+        compared = [index for index in columns if not table.experiment.columns[index].cost]
+        blocks = _blocks(compared, DIFFERENCES_WIDE)
+        differences = [_tabular(table, block, table.compared, Cell.difference_text) for block in blocks]
         caption = f"{escape(table.difference_title)}. {escape(table.experiment.data)}"
-        parts.append(_floating(_tabular(table, compared, table.compared, texts), caption, f"{name}-differences"))
+        parts.append(_floating(differences, caption, f"{name}-differences"))
     return "\n".join(parts) + "\n"
 
 
-def _tabular(table: Table, columns: Sequence[int], rows: Sequence[TableRow], texts: Sequence[Sequence[str]]) -> str:
+def _blocks(columns: Sequence[int], wide: int) -> list[Sequence[int]]:
+    """Columns that go side by side; those of a wider table go on below."""
+    return [columns[start : start + wide] for start in range(0, len(columns), wide)]
+
+
+def _tabular(table: Table, columns: Sequence[int], rows: Sequence[TableRow], text: Callable[[Cell], str]) -> str:
     lines = [_line(["", *(escape(table.headers[index]) for index in columns)]) + " \\midrule"]
-    for row, own in zip(rows, texts, strict=True):
+    for row in rows:
         label = escape(row.row.label)
-        cells = [_cell(row.cells[index], own[index]) for index in columns]
+        cells = [_cell(row.cells[index], text(row.cells[index])) for index in columns]
         lines.append(_line([rf"\textit{{{label}}}" if row.row.reference else label, *cells]))
     body = "\n".join(lines)
     return f"\\begin{{tabular}}{{l{'r' * len(columns)}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}"
@@ -94,9 +102,10 @@ def _line(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _floating(tabular: str, caption: str, label: str) -> str:
-    """A floating table; one that is wider than the line is shrunk to it."""
-    fitted = "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%\n" + tabular + "}"
+def _floating(tabulars: Sequence[str], caption: str, label: str) -> str:
+    """A floating table of one or more blocks; one that is wider than the line is shrunk to it."""
+    width = "\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi"
+    fitted = "\n\\par\\medskip\n".join(f"\\resizebox{{{width}}}{{!}}{{%\n{tabular}}}" for tabular in tabulars)
     parts = ["\\begin{table}", "\\centering", f"\\caption{{{caption}}}", f"\\label{{tab:{label}}}", fitted]
     return "\n".join([*parts, "\\end{table}"])
 
@@ -114,9 +123,10 @@ def long_table(header: Sequence[str], widths: Sequence[float], groups: Sequence[
     """
     columns = "".join(rf">{{\raggedright\arraybackslash}}p{{{width}\linewidth}}" for width in widths)
     head = _line([escape(text) for text in header])
-    parts = ["% and \\usepackage{array}", f"\\begin{{longtable}}{{{columns}}}", f"\\toprule {head} \\midrule"]
+    parts = ["{\\footnotesize\\setlength{\\tabcolsep}{3pt}"]
+    parts += [f"\\begin{{longtable}}{{{columns}}}", f"\\toprule {head} \\midrule"]
     parts += ["\\endhead", "\\bottomrule", "\\endlastfoot"]
     for heading, lines in groups:
         parts.append(rf"\multicolumn{{{len(header)}}}{{l}}{{\textbf{{{escape(heading)}}}}} \\")
         parts += [_line([numbers(text) for text in line]) for line in lines]
-    return "\n".join([*parts, "\\end{longtable}"]) + "\n"
+    return "\n".join([*parts, "\\end{longtable}}"]) + "\n"

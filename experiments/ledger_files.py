@@ -211,7 +211,7 @@ def to_latex(ledger: Ledger, command: str) -> str:
         groups.append((paper, lines))
     commits = sorted({run.provenance.commit for run in ledger.runs if not run.provenance.smoke})
     beginning = [f"% command: {' '.join(command.split())}", f"% commits of the runs: {', '.join(commits) or 'none'}"]
-    return "\n".join([*beginning, PACKAGES, long_table(header, (0.13, 0.32, 0.12, 0.17, 0.06, 0.1), groups)])
+    return "\n".join([*beginning, PACKAGES, long_table(header, (0.18, 0.25, 0.13, 0.15, 0.075, 0.115), groups)])
 
 
 def to_html(ledger: Ledger, command: str) -> str:

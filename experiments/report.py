@@ -131,6 +131,7 @@ def write_report(
     from experiments.figures import CAPTIONS
 
     out_dir = Path(out_dir)
+    resolved = read_json(out_dir / CONFIGURATION)
     text = page(TEMPLATE).render(
         experiment=experiment,
         table=table,
@@ -149,7 +150,7 @@ def write_report(
         made_from=made_from,
         command=command,
         notes=_notes(command),
-        config=flat(read_json(out_dir / CONFIGURATION)),
+        config=flat(resolved.get("config", resolved)),
         environment=flat(read_json(out_dir / ENVIRONMENT)),
     )
     return write_atomically(out_dir / "report.html", text)
