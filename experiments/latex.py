@@ -106,7 +106,7 @@ def _floating(tabulars: Sequence[str], caption: str, label: str) -> str:
     """A floating table of one or more blocks; one that is wider than the line is shrunk to it."""
     width = "\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi"
     fitted = "\n\\par\\medskip\n".join(f"\\resizebox{{{width}}}{{!}}{{%\n{tabular}}}" for tabular in tabulars)
-    parts = ["\\begin{table}", "\\centering", f"\\caption{{{caption}}}", f"\\label{{tab:{label}}}", fitted]
+    parts = ["\\begin{table}", "\\centering", f"\\caption{{{caption}}}", f"\\label{{tab:{label}}}\\smallskip", fitted]
     return "\n".join([*parts, "\\end{table}"])
 
 

@@ -169,12 +169,12 @@ def effect_text(verdict: Verdict) -> str:
     if interval is None:
         return "no difference to show"
     mean, low, high = interval.mean, interval.low, interval.high
-    return f"{mean:+.4f}" + ("" if low is None or high is None else f" [{low:+.4f}, {high:+.4f}]")
+    return f"{mean:+z.4f}" + ("" if low is None or high is None else f" [{low:+z.4f}, {high:+z.4f}]")
 
 
 def by_world_text(verdict: Verdict) -> str:
     """The effect in each world, such as `+0.012, -0.003`."""
-    return ", ".join(f"{effect:+.4f}" for effect in verdict.by_world)
+    return ", ".join(f"{effect:+z.4f}" for effect in verdict.by_world)
 
 
 def chance_text(chance: float) -> str:

@@ -130,7 +130,7 @@ class Browser:
         self._ask("Emulation.setDeviceMetricsOverride", True, **size)
         self._ask("Page.navigate", True, url=file.as_uri())
         self._wait(lambda told: told.get("method") == "Page.loadEventFired")
-        measured = self._ask("Runtime.evaluate", True, expression=MEASURE)["result"]["value"]
+        measured = self.measure()
         if picture:
             shot = self._ask("Page.captureScreenshot", True, format="png", captureBeyondViewport=full)
             picture.write_bytes(base64.b64decode(shot["data"]))
@@ -142,7 +142,11 @@ class Browser:
         errors += [str(p["args"]) for name, p in found if name == "Runtime.consoleAPICalled" and p["type"] == "error"]
         asked = [p["request"]["url"] for name, p in found if name == "Network.requestWillBeSent"]
         requests = [url for url in asked if not url.startswith("data:") and url != file.as_uri()]
-        return Seen(**json.loads(measured), errors=errors, requests=requests)
+        return Seen(**measured, errors=errors, requests=requests)
+
+    def measure(self) -> dict[str, Any]:
+        """Widths, pictures, links and texts that are cut, as the page is now."""
+        return json.loads(self.run(MEASURE))
 
     def run(self, expression: str) -> Any:
         """The value of an expression in the page."""
