@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 
 import pytest
+import written_run
 from rich.console import Console
 
 from experiments import report
@@ -175,6 +176,23 @@ def test_writing_again_changes_nothing(out_dir):
     first, _ = write(out_dir)
     second, _ = write(out_dir)
     assert first == second
+
+
+def test_the_page_says_how_sure_in_which_worlds_beside_the_paper_and_what_made_it(tmp_path):
+    run = written_run.write_run(tmp_path, written_run.experiment(), worlds=3)
+    page, _ = write(run, experiment=written_run.experiment())
+    verdicts = {entry["id"]: entry for entry in json.loads((run / "claims.json").read_text())}
+    good = verdicts["HCCP-10"]
+    assert f"By world: {', '.join(f'{effect:+.4f}' for effect in good['effect_by_world'])}." in page
+    assert "p = below 0.0001 after Holm" in page
+    assert 'id="claim-HCCP-10"' in page
+    assert "Beside the paper&#39;s numbers" in page
+    assert "<td>+20.00</td>" in page
+    assert re.search(r"Commit abc123,\s+configuration [0-9a-f]{12}, Linux, 2 cores; 2 x cpu\.", page)
+    table = (run / "table.md").read_text()
+    assert "## Beside the paper's numbers" in table
+    assert f"Command: `{COMMAND}`. Commit: abc123." in table
+    assert (run / "command.txt").read_text() == COMMAND + "\n"
 
 
 def test_without_trials_environment_or_other_rows(tmp_path):
