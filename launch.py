@@ -2,6 +2,7 @@
 
     python launch.py                                       the quickstart
     python launch.py --list                                every experiment
+    python launch.py --claims                              what the runs below runs/ say of every claim
     python launch.py --experiment=hccp_ladder --seeds=5 --out=runs/ladder
     python launch.py --rows=base,hccp --hyper.margin=0.2 --train.steps=800
     python launch.py --processes=4                         in four workers of this machine; --engine=ray|print elsewhere
@@ -48,6 +49,16 @@ def _list(console: Console) -> None:
         )
 
 
+def _claims(given: dict[str, Any], arguments: Sequence[str], console: Console) -> int:
+    from experiments import ledger, ledger_files
+
+    if not given["claims"]:
+        raise UserError(f"results={given['results']!r}: expected --claims with it")
+    found = ledger.read_ledger(given["out"] or "runs", [_load(name) for name in EXPERIMENTS])
+    ledger_files.write_all(found, "python launch.py " + shlex.join(arguments), given["results"], console)
+    return 0
+
+
 def _run(arguments: Sequence[str], console: Console) -> int:
     from experiments import flags, plan
 
@@ -62,6 +73,8 @@ def _run(arguments: Sequence[str], console: Console) -> int:
         _list(console)
         return 0
     given: dict[str, Any] = {name: values[name].value for name in values}
+    if given["claims"] or given["results"]:
+        return _claims(given, arguments, console)
     asked = plan.make(experiment, values)
 
     from experiments import search, startup, study, trials

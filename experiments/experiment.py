@@ -92,6 +92,11 @@ class Claim:
         return f"Smallest effect that matters: {self.smallest_effect:g}."
 
     @property
+    def anchor(self) -> str:
+        """The id as a place in a page, to link to."""
+        return "claim-" + "".join(letter if letter.isalnum() else "-" for letter in self.id)
+
+    @property
     def family(self) -> str:
         """What a paper states in one breath: the id without what follows a dot. Holm's adjustment is over a family."""
         return self.id.partition(".")[0]
@@ -124,6 +129,9 @@ class Experiment:
             finished in a directory beside --out is then taken from there. Empty: the experiment's own name.
         printed: the paper's numbers, as metric -> row -> number in the table's unit; shown beside ours.
         printed_note: what those numbers are.
+        printed_absolute: whether they are values (in per cent where the column is) and not differences to the
+            baseline (in points where the column is in per cent).
+        paper_size: how much data and how many parameters the paper had, in a sentence; empty if it does not say.
         figures: (file name, caption, (experiment, records) -> Figure or None) of figures of its own.
         pictured: names of the rows that the pictures show, at most ten, so that each has a colour; empty for all.
         run: (context) -> None, trains and evaluates the asked rows; see `experiments.trials`.
@@ -147,6 +155,8 @@ class Experiment:
     shares: str = ""
     printed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     printed_note: str = ""
+    printed_absolute: bool = False
+    paper_size: str = ""
     figures: tuple[tuple[str, str, Callable[..., Any]], ...] = ()
 
     def row(self, name: str) -> Row:

@@ -12,7 +12,7 @@ import itertools
 from dataclasses import replace
 
 from experiments.experiment import Claim, Column, Experiment, Row
-from experiments.quickstart import PAPER, REFERENCES, SMOKE
+from experiments.quickstart import PAPER, PAPER_SIZE, REFERENCES, SMOKE
 from experiments.settings import EvaluateConfig, SimulatedSettings
 from experiments.simulated import DATA, run
 from hccp_jax.methods.hccp import ROWS
@@ -129,4 +129,5 @@ EXPERIMENT = Experiment(
     ),
     seeds=5,
     run=run,
+    paper_size=PAPER_SIZE,
 )

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from experiments.experiment import Claim, Column, Experiment
 from experiments.hccp_ladder import LABELS
-from experiments.quickstart import PAPER, REFERENCES, SMOKE
+from experiments.quickstart import PAPER, PAPER_SIZE, REFERENCES, SMOKE
 from experiments.settings import EvaluateConfig
 from experiments.simulated import DATA
 from experiments.systems import SYSTEM_ROWS, run
@@ -175,6 +175,7 @@ EXPERIMENT = Experiment(
     claims=CLAIMS,
     seeds=5,
     run=run,
+    paper_size=PAPER_SIZE,
     worlds=3,
     shares="hccp_table1",
     printed=PRINTED,

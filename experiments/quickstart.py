@@ -15,6 +15,10 @@ from hccp_jax.methods.hccp import ROWS
 from hccp_jax.training.config import TrainConfig
 
 PAPER = "Zhao et al., A Hybrid Cross-Stage Coordination Pre-ranking Model, WWW Companion 2025 (HCCP)"
+PAPER_SIZE = (
+    "JD's home page, one week: 0.395 billion samples for Base to 4.747 billion for HCCP, 66.2 to 66.4 million "
+    "parameters (Table 4)."
+)
 
 REFERENCES = (
     Row("truth", "truth (ceiling)", reference=True),
@@ -83,4 +87,5 @@ EXPERIMENT = Experiment(
     ),
     seeds=3,
     run=run,
+    paper_size=PAPER_SIZE,
 )

@@ -1,18 +1,29 @@
-"""What a finished experiment leaves to read: table.md, table.csv, claims.json, figures/*.png and report.html."""
+"""What a finished experiment leaves to read: table.{md,csv,tex}, claims.json, figures/*.png and report.html."""
 
 import base64
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from rich.console import Console
 from rich.text import Text
 
 from experiments.atomic import write_atomically
+from experiments.beside_paper import LEGEND, TITLE, Beside, beside_paper, what_is_printed
+from experiments.beside_paper import to_markdown as beside_markdown
 from experiments.claims import INCONCLUSIVE, SUPPORTED, Record, Verdict, decide, read_json, read_records
 from experiments.experiment import Experiment
+from experiments.latex import to_latex
+from experiments.provenance import (
+    COMMAND,
+    CONFIGURATION,
+    ENVIRONMENT,
+    Provenance,
+    flat,
+    is_smoke_command,
+    provenance_of,
+)
 from experiments.sweep_answer import Answer, answers, chosen_text, interval_text
 from experiments.sweep_answer import to_markdown as sweep_markdown
 from experiments.sweeps import Tried
@@ -20,7 +31,6 @@ from experiments.tables import Table, build_table, to_csv, to_markdown, to_termi
 from hccp_jax import config
 
 TEMPLATE = "report.html.j2"
-CONFIGURATION = ("config.json", "environment.json")
 SMOKE = "Smoke run: shrunk to seconds to show that everything runs; its numbers decide nothing."
 
 SWEEP_CAPTION = "Mean over seeds of the validation value that settings are chosen by; brighter is better."
@@ -47,8 +57,12 @@ def write_all(
     references = [row.name for row in experiment.rows if row.reference]
     table = build_table(experiment, records, notes=_notes(command))
     verdicts = decide(experiment.claims, records, references)
-    write_atomically(out_dir / "table.md", to_markdown(table))
+    write_atomically(out_dir / COMMAND, command + "\n")
+    provenance = provenance_of(out_dir, experiment, command)
+    beside = beside_paper(table)
+    write_atomically(out_dir / "table.md", _markdown(table, beside, provenance))
     write_atomically(out_dir / "table.csv", to_csv(table))
+    write_atomically(out_dir / "table.tex", to_latex(table, provenance))
     entries = [verdict.as_json() for verdict in verdicts]
     write_atomically(out_dir / "claims.json", json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     found = answers(over, records)
@@ -62,6 +76,13 @@ def write_all(
     print_verdicts(verdicts, console)
     for answer in found:
         console.print(Text(f"best of {answer.of.label}: {chosen_text(answer)}"))
+
+
+def _markdown(table: Table, beside: Sequence[Beside], provenance: Provenance) -> str:
+    """table.md: the table, the paper's numbers beside it, and what made it."""
+    made = ". ".join(f"{name}: {f'`{text}`' if name == 'Command' else text}" for name, text in provenance.facts)
+    parts = [to_markdown(table).rstrip(), beside_markdown(table, beside), f"{made}."]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _draw(out_dir: Path, experiment: Experiment, records: Sequence[Record], found: Sequence[Answer]) -> list[Path]:
@@ -79,7 +100,8 @@ def _made_from(out_dir: Path, records: Sequence[Record], command: str) -> str:
     code = [path.read_text(encoding="utf-8") for path in sorted((*here.glob("*.py"), *here.glob("*.j2")))]
     told = [[record.row, record.world, record.seed, record.metrics, record.result] for record in records]
     logs = [_size(record.directory / "metrics.jsonl") for record in records]
-    return config.digest(code, told, logs, command, *(read_json(out_dir / name) for name in CONFIGURATION))
+    noted = [read_json(out_dir / name) for name in (CONFIGURATION, ENVIRONMENT)]
+    return config.digest(code, told, logs, command, *noted)
 
 
 def _size(path: Path) -> int:
@@ -108,13 +130,18 @@ def write_report(
     from experiments.figures import CAPTIONS
 
     out_dir = Path(out_dir)
-    loader = FileSystemLoader(Path(__file__).parent)
-    page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    text = page.get_template(TEMPLATE).render(
+    resolved = read_json(out_dir / CONFIGURATION)
+    text = page(TEMPLATE).render(
         experiment=experiment,
         table=table,
         verdicts=verdicts,
         effect=effect_text,
+        by_world=by_world_text,
+        chance=chance_text,
+        beside=beside_paper(table),
+        beside_title=TITLE,
+        beside_legend=f"{what_is_printed(experiment)} {LEGEND}",
+        provenance=provenance_of(out_dir, experiment, command),
         answers=found,
         chosen=chosen_text,
         value=interval_text,
@@ -122,10 +149,17 @@ def write_report(
         made_from=made_from,
         command=command,
         notes=_notes(command),
-        config=_flat(read_json(out_dir / CONFIGURATION[0])),
-        environment=_flat(read_json(out_dir / CONFIGURATION[1])),
+        config=flat(resolved.get("config", resolved)),
+        environment=flat(read_json(out_dir / ENVIRONMENT)),
     )
     return write_atomically(out_dir / "report.html", text)
+
+
+def page(template: str) -> Template:
+    """A page's template; what it is given is escaped, and a name that is missing is an error."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return pages.get_template(template)
 
 
 def effect_text(verdict: Verdict) -> str:
@@ -134,7 +168,17 @@ def effect_text(verdict: Verdict) -> str:
     if interval is None:
         return "no difference to show"
     mean, low, high = interval.mean, interval.low, interval.high
-    return f"{mean:+.4f}" + ("" if low is None or high is None else f" [{low:+.4f}, {high:+.4f}]")
+    return f"{mean:+z.4f}" + ("" if low is None or high is None else f" [{low:+z.4f}, {high:+z.4f}]")
+
+
+def by_world_text(verdict: Verdict) -> str:
+    """The effect in each world, such as `+0.012, -0.003`."""
+    return ", ".join(f"{effect:+z.4f}" for effect in verdict.by_world)
+
+
+def chance_text(chance: float) -> str:
+    """A p-value with two digits."""
+    return "below 0.0001" if chance < 0.0001 else f"{chance:.2g}"
 
 
 def print_verdicts(verdicts: Sequence[Verdict], console: Console) -> None:
@@ -154,16 +198,4 @@ def _figure(path: Path, captions: Mapping[str, str]) -> dict[str, str]:
 
 def _notes(command: str) -> tuple[str, ...]:
     """What must stand beside the numbers of a run by this command."""
-    smoke = any(word in ("--smoke", "--smoke=true", "--smoke=True", "--smoke=1") for word in command.split())
-    return (SMOKE,) if smoke else ()
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Dotted name and printed value of every leaf of nested objects."""
-    leaves: list[tuple[str, str]] = []
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            leaves += _flat(value, f"{prefix}{name}.")
-        else:
-            leaves.append((f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)))
-    return leaves
+    return (SMOKE,) if is_smoke_command(command) else ()

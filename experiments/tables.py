@@ -216,11 +216,17 @@ def _marked(cell: Cell, text: str) -> str:
 
 
 def _pipes(headers: Sequence[str], rows: Sequence[tuple[Row, list[str]]]) -> str:
-    lines = [["", *headers], ["---", *["---:"] * len(headers)]]
+    lines = [["", *headers]]
     for row, texts in rows:
         label = row.label.replace("|", "\\|")
         lines.append([f"*{label}*" if row.reference else label, *texts])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return pipes(lines)
+
+
+def pipes(lines: Sequence[Sequence[str]], right: bool = True) -> str:
+    """A Markdown table of a header and its lines; all but the first column to the right, if asked."""
+    ruler = ["---", *["---:" if right else "---"] * (len(lines[0]) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], ruler, *lines[1:]))
 
 
 CSV_HEADER = ["row", "metric", "mean", "low", "high", "seeds", "difference", "difference_low", "difference_high"]

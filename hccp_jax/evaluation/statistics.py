@@ -120,6 +120,23 @@ def holm(chances: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def rank_correlation(a: ArrayLike, b: ArrayLike) -> float | None:
+    """Spearman's rank correlation of two equally long lists, ties at their mean rank; None where one has no order.
+
+    >>> rank_correlation([1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 40.0, 30.0])
+    0.8
+    """
+    centred = [ranks - ranks.mean() for ranks in map(_ranks, (a, b))]
+    spread = float(np.sqrt(np.prod([np.sum(values**2) for values in centred])))
+    return float(np.dot(*centred)) / spread if spread > 0 else None
+
+
+def _ranks(values: ArrayLike) -> np.ndarray:
+    """Rank of each value from 1, the mean rank for ties."""
+    here, others = np.asarray(values, np.float64)[:, None], np.asarray(values, np.float64)
+    return (here > others).sum(1) + ((here == others).sum(1) + 1) / 2
+
+
 def paired_difference(a: ArrayLike, b: ArrayLike) -> Interval:
     """Mean of a - b over seeds that both rows share, [S] each and in the same order; the interval of the differences.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 
 import pytest
+import written_run
 from rich.console import Console
 
 from experiments import report
@@ -99,7 +100,9 @@ def test_write_all_leaves_the_promised_files_and_nothing_else(out_dir):
     before = {path.name for path in out_dir.iterdir()}
     write(out_dir)
     after = {path.name for path in out_dir.iterdir()}
-    assert after - before == {"table.md", "table.csv", "claims.json", "figures", "report.html"}
+    assert after - before == {
+        *("table.md", "table.csv", "table.tex", "claims.json", "command.txt", "figures", "report.html")
+    }
     assert [path.name for path in (out_dir / "figures").iterdir()] == ["hit_rate_curves.png"]
     assert DATA in (out_dir / "table.md").read_text()
     assert len((out_dir / "table.csv").read_text().splitlines()) == 1 + len(ROWS) * 2
@@ -173,6 +176,23 @@ def test_writing_again_changes_nothing(out_dir):
     first, _ = write(out_dir)
     second, _ = write(out_dir)
     assert first == second
+
+
+def test_the_page_says_how_sure_in_which_worlds_beside_the_paper_and_what_made_it(tmp_path):
+    run = written_run.write_run(tmp_path, written_run.experiment(), worlds=3)
+    page, _ = write(run, experiment=written_run.experiment())
+    verdicts = {entry["id"]: entry for entry in json.loads((run / "claims.json").read_text())}
+    good = verdicts["HCCP-10"]
+    assert f"By world: {', '.join(f'{effect:+.4f}' for effect in good['effect_by_world'])}." in page
+    assert "p = below 0.0001 after Holm" in page
+    assert 'id="claim-HCCP-10"' in page
+    assert "Beside the paper&#39;s numbers" in page
+    assert "<td>+20.00</td>" in page
+    assert re.search(r"Commit abc123,\s+configuration [0-9a-f]{12}, Linux, 2 cores; 2 x cpu\.", page)
+    table = (run / "table.md").read_text()
+    assert "## Beside the paper's numbers" in table
+    assert f"Command: `{COMMAND}`. Commit: abc123." in table
+    assert (run / "command.txt").read_text() == COMMAND + "\n"
 
 
 def test_without_trials_environment_or_other_rows(tmp_path):
