@@ -60,7 +60,7 @@ class StagedLists:
         exposed = np.asarray(requests.exposed)
         at = {kind: np.asarray(requests.mask & (requests.stage == STAGES[kind])) for kind in STAGES}
         sampled = np.any([at[kind] for kind in kept], axis=0) if kept else np.zeros_like(exposed)
-        found = {}
+        found: dict[str, float] = {}
         for task, labels in requests.labels.items():
             if task not in logits:
                 continue
