@@ -92,9 +92,14 @@ def contrast(records: Sequence[Record], claim: Claim, references: Iterable[str] 
     return sums
 
 
-def difference(records: Sequence[Record], metric: str, better: str, worse: str) -> Interval | None:
-    """Mean and 95 % interval of `better - worse` over the worlds and seeds that both have, or None without any."""
-    found = contrast(records, Claim("", "", "", metric, better, worse))
+def difference(
+    records: Sequence[Record], metric: str, better: str, worse: str, relative: bool = False
+) -> Interval | None:
+    """Mean and 95 % interval of `better - worse` over the worlds and seeds that both have, or None without any.
+
+    With `relative`, as a share of `worse`.
+    """
+    found = contrast(records, Claim("", "", "", metric, better, worse, relative=relative))
     return over_worlds(found) if found else None
 
 

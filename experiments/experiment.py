@@ -32,6 +32,7 @@ class Column:
         percent: whether the numbers are printed in per cent.
         decimals: how many are printed; None decides by size.
         cost: whether it is a cost; then the mean is printed alone, without an interval or a difference.
+        lift: whether the difference to the baseline is printed as a share of the baseline's value, in per cent.
     """
 
     metric: str
@@ -39,6 +40,7 @@ class Column:
     percent: bool = True
     decimals: int | None = None
     cost: bool = False
+    lift: bool = False
 
 
 @dataclass(frozen=True)

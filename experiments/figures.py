@@ -69,17 +69,17 @@ def hit_rate_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
     names = list(dict.fromkeys(name for record in records for name in record.result.get("curves") or {}))
     if not names:
         return None
-    figure, axes = _panels(experiment, "Hit rate over K", names)
+    figure, axes = panels(experiment, "Hit rate over K", names)
     for name, axis in zip(names, axes, strict=True):
         for row in experiment.rows:
             curves = [(r.result.get("curves") or {}).get(name) for r in records if r.row == row.name]
-            _line(axis, experiment, row, _pool((curve["cutoffs"], curve["values"]) for curve in curves if curve))
+            line(axis, experiment, row, pool((curve["cutoffs"], curve["values"]) for curve in curves if curve))
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(ScalarFormatter())
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.set(title=f"{name}@K", xlabel="K")
         axis.set_ylim(0, min(1.0, 1.05 * axis.dataLim.ymax))
-    return _with_legend(figure, axes, experiment)
+    return with_legend(figure, axes, experiment)
 
 
 def training_curves(experiment: Experiment, records: Sequence[Record]) -> Figure | None:
@@ -89,14 +89,14 @@ def training_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
     names = sorted(terms, key=lambda name: (name != "loss", name))[:TERMS]
     if not names:
         return None
-    figure, axes = _panels(experiment, "Training loss and its terms", names)
+    figure, axes = panels(experiment, "Training loss and its terms", names)
     last = max(line["step"] for _, log in logs for line in log)
     for name, axis in zip(names, axes, strict=True):
         for row in experiment.rows:
-            _line(axis, experiment, row, _pool(_binned(log, name, last) for owner, log in logs if owner == row.name))
+            line(axis, experiment, row, pool(_binned(log, name, last) for owner, log in logs if owner == row.name))
         axis.set(title=name, xlabel="step")
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    return _with_legend(figure, axes, experiment)
+    return with_legend(figure, axes, experiment)
 
 
 def _log(path: Path) -> list[dict[str, Any]]:
@@ -122,12 +122,12 @@ def octiles(experiment: Experiment, records: Sequence[Record]) -> Figure | None:
     shares = any(_is_number(record.metrics.get(TAIL_SHARE)) for record in records)
     if not names:
         return None
-    figure, axes = _panels(experiment, "By octile of item frequency", [*names, *[TAIL_SHARE] * shares], columns=1)
+    figure, axes = panels(experiment, "By octile of item frequency", [*names, *[TAIL_SHARE] * shares], columns=1)
     for name, axis in zip(names, axes, strict=False):
         _octile_panel(axis, experiment, records, name)
     if shares:
         _share_panel(axes[-1], experiment, records)
-    return _with_legend(figure, axes[:1], experiment)
+    return with_legend(figure, axes[:1], experiment)
 
 
 def _octile_panel(axis: Axes, experiment: Experiment, records: Sequence[Record], name: str) -> None:
@@ -138,11 +138,11 @@ def _octile_panel(axis: Axes, experiment: Experiment, records: Sequence[Record],
         seeds = [by_seed(records, row.name, f"{name}/octile{octile}") for octile in OCTILES]
         points = [(octile, over_worlds(s)) for octile, s in zip(OCTILES, seeds, strict=True) if s]
         if row.reference:
-            _line(axis, experiment, row, points)
+            line(axis, experiment, row, points)
         elif points:
             offset = (trained.index(row) - (len(trained) - 1) / 2) * width
             at, means = [octile + offset for octile, _ in points], [interval.mean for _, interval in points]
-            errors = [_half(interval) for _, interval in points]
+            errors = [half_width(interval) for _, interval in points]
             axis.bar(
                 at, means, width * 0.9, yerr=errors, label=row.label, error_kw=ERRORS, color=colour(experiment, row)
             )
@@ -157,7 +157,7 @@ def _share_panel(axis: Axes, experiment: Experiment, records: Sequence[Record]) 
     rows = [row for row in reversed(experiment.rows) if by_seed(records, row.name, TAIL_SHARE)]
     for place, row in enumerate(rows):
         interval = over_worlds(by_seed(records, row.name, TAIL_SHARE))
-        axis.barh(place, interval.mean, 0.7, xerr=_half(interval), error_kw=ERRORS, color=colour(experiment, row))
+        axis.barh(place, interval.mean, 0.7, xerr=half_width(interval), error_kw=ERRORS, color=colour(experiment, row))
     axis.set_yticks(range(len(rows)), [row.label for row in rows], fontsize=min(9, 100 / max(len(rows), 1)))
     axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axis.set(title=f"Share of slots taken by the tail ({TAIL_SHARE})")
@@ -168,11 +168,12 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _half(interval: Interval) -> float:
+def half_width(interval: Interval) -> float:
+    """Half of a 95 % interval; 0 where there is none."""
     return 0.0 if interval.low is None or interval.high is None else (interval.high - interval.low) / 2
 
 
-def _pool(curves: Iterable[tuple[Sequence[float], Sequence[float]]]) -> list[tuple[float, Interval]]:
+def pool(curves: Iterable[tuple[Sequence[float], Sequence[float]]]) -> list[tuple[float, Interval]]:
     """Where each curve is one seed's (x, y): the mean and interval at every x."""
     at: dict[float, list[float]] = {}
     for xs, ys in curves:
@@ -182,12 +183,13 @@ def _pool(curves: Iterable[tuple[Sequence[float], Sequence[float]]]) -> list[tup
     return [(x, mean_interval(at[x])) for x in sorted(at)]
 
 
-def _line(axis: Axes, experiment: Experiment, row: Row, points: Sequence[tuple[float, Interval]]) -> None:
+def line(axis: Axes, experiment: Experiment, row: Row, points: Sequence[tuple[float, Interval]]) -> None:
+    """Draw a row's mean over x with the band of its interval; nothing without points."""
     if not points:
         return
     xs = [x for x, _ in points]
-    lows = [interval.mean - _half(interval) for _, interval in points]
-    highs = [interval.mean + _half(interval) for _, interval in points]
+    lows = [interval.mean - half_width(interval) for _, interval in points]
+    highs = [interval.mean + half_width(interval) for _, interval in points]
     axis.plot(
         xs, [i.mean for _, i in points], label=row.label, **_line_style(experiment, row, markers=len(points) <= 16)
     )
@@ -216,9 +218,10 @@ def _line_style(experiment: Experiment, row: Row, markers: bool) -> dict[str, An
     return {**style, "marker": marker, "markersize": 4, "color": colour(experiment, row)}
 
 
-def _panels(
+def panels(
     experiment: Experiment, title: str, names: Sequence[str], columns: int | None = None
 ) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel for each name, in rows of `columns`, two unless told."""
     columns = columns or (1 if len(names) == 1 else 2)
     lines = math.ceil(len(names) / columns)
     figure = Figure(figsize=(WIDTH, 1.2 + 2.4 * lines), dpi=DPI, layout="constrained")
@@ -232,7 +235,7 @@ def _panels(
     return figure, axes
 
 
-def _with_legend(figure: Figure, axes: Sequence[Axes], experiment: Experiment) -> Figure:
+def with_legend(figure: Figure, axes: Sequence[Axes], experiment: Experiment) -> Figure:
     """One legend below the panels, in the order of the table, in as many columns as its labels leave room for."""
     entries = {label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     labels = [row.label for row in experiment.rows if row.label in entries]

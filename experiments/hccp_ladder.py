@@ -4,8 +4,8 @@
 
 Five training seeds, fresh requests, one pass. The rows differ in traced numbers only, so one program trains them all.
 The paper's table is in differences to Base on private JD data; its order of the rows at K = 10 and 100 is what is
-tested. `fused` columns serve click plus consistency logit. Four rows beside the paper's eight show what the
-margin does: 0.2 instead of the printed 0.9, and both on free dot products instead of cosine-normalised towers.
+tested. `fused` columns serve click plus consistency logit. Four rows beside the paper's eight show what the margin
+does: 0.2 instead of the printed 0.9, and both on free dot products instead of cosine-normalised towers.
 """
 
 import itertools

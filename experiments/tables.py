@@ -47,10 +47,11 @@ class Cell:
         if self.difference is None:
             return MISSING
         mean, low, high = self.difference.mean, self.difference.low, self.difference.high
-        shown = number_text(self.column, mean, sign="+")
+        column = replace(self.column, percent=True, decimals=1) if self.column.lift else self.column
+        shown = number_text(column, mean, sign="+") + ("%" if column.lift else "")
         if low is None or high is None:
             return shown
-        return f"{shown} [{number_text(self.column, low, mean, '+')}, {number_text(self.column, high, mean, '+')}]"
+        return f"{shown} [{number_text(column, low, mean, '+')}, {number_text(column, high, mean, '+')}]"
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,9 @@ def _cell(experiment: Experiment, records: Sequence[Record], row: Row, column: C
         return Cell(column, Interval(found.mean, None, None, found.count), None)
     baseline = experiment.baseline.name
     compared = not row.reference and row.name != baseline
-    return Cell(column, found, difference(records, column.metric, row.name, baseline) if compared else None)
+    return Cell(
+        column, found, difference(records, column.metric, row.name, baseline, column.lift) if compared else None
+    )
 
 
 def _facts(experiment: Experiment, records: Sequence[Record], rows: Sequence[TableRow]) -> tuple[str, ...]:

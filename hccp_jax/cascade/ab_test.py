@@ -44,6 +44,7 @@ class Arm:
         exposures: impressions, fewer than R only where candidates run out.
         tail_exposures: impressions of tail items.
         shown: [U, R] int32 item ids, 0 is padding.
+        click_chance, purchase_chance: [U, R] true probabilities of a click and of a click with a purchase.
     """
 
     expected_clicks: jax.Array
@@ -53,6 +54,8 @@ class Arm:
     exposures: jax.Array
     tail_exposures: jax.Array
     shown: jax.Array
+    click_chance: jax.Array
+    purchase_chance: jax.Array
 
 
 def _delivered(
@@ -132,14 +135,17 @@ def outcomes(
     def total(values: jax.Array) -> jax.Array:
         return values.astype(jnp.float32).sum(axis=-1)
 
+    bought = seen.click_chance * seen.purchase_chance
     return Arm(
         expected_clicks=total(seen.click_chance),
-        expected_purchases=total(seen.click_chance * seen.purchase_chance),
+        expected_purchases=total(bought),
         clicks=total(seen.click),
         purchases=total(seen.purchase),
         exposures=total(real),
         tail_exposures=total(tail[seen.ids] & real),
         shown=seen.ids,
+        click_chance=seen.click_chance,
+        purchase_chance=bought,
     )
 
 

@@ -67,7 +67,8 @@ class OctileTotals:
     """Sums by octile, each [G] float32, that add over disjoint requests (`metrics.merge`).
 
     Attributes:
-        positives: "ISH" and "ASH" -> clicked candidates in this scenario and in any.
+        positives: "ISH" and "ASH" -> clicked candidates in this scenario and in any; "ISPH" and "ASPH" purchased ones,
+            where purchases are known.
         hits: those in the top k.
         present: true click mass of the candidates, None where the truth is unknown.
         delivered: true click mass of the top k, or None.
@@ -84,11 +85,11 @@ class OctileTotals:
 
 
 def octile_totals(scores: jax.Array, candidates: CandidateSet, k: int = 100) -> OctileTotals:
-    """Clicks, true mass and top-k slots by octile; traceable with `k` static.
+    """Clicks, purchases, true mass and top-k slots by octile; traceable with `k` static.
 
     Args:
         scores: [U, P] float.
-        candidates: the requests; the task is "click".
+        candidates: the requests.
         k: cutoff; beyond P it means P.
 
     """
@@ -106,11 +107,13 @@ def octile_totals(scores: jax.Array, candidates: CandidateSet, k: int = 100) -> 
         taken, octile = (jnp.take_along_axis(x, top, axis=1) for x in (jnp.where(mask, values, 0), candidates.octile))
         return by_octile(taken, octile)
 
-    clicks = {"ISH": candidates.in_scenario["click"], "ASH": candidates.all_scenario["click"]}
+    flags = {"ISH": candidates.in_scenario["click"], "ASH": candidates.all_scenario["click"]}
+    if "purchase" in candidates.in_scenario:
+        flags |= {"ISPH": candidates.in_scenario["purchase"], "ASPH": candidates.all_scenario["purchase"]}
     truth = candidates.truth
     return OctileTotals(
-        positives={name: everywhere(flag) for name, flag in clicks.items()},
-        hits={name: on_top(flag) for name, flag in clicks.items()},
+        positives={name: everywhere(flag) for name, flag in flags.items()},
+        hits={name: on_top(flag) for name, flag in flags.items()},
         present=None if truth is None else everywhere(truth),
         delivered=None if truth is None else on_top(truth),
         slots=on_top(mask),
@@ -122,7 +125,8 @@ def octile_table(totals: OctileTotals) -> dict[str, float]:
     """Name -> number, on the host; NaN where a denominator is zero.
 
     "ISH@k/octileJ" and "ASH@k/octileJ", J = 1..8, are clicks in the top k over clicks present, summed over requests
-    before dividing: a request has too few clicks in one octile for a mean of ratios. "T@k/octileJ" is the same with
+    before dividing: a request has too few clicks in one octile for a mean of ratios. "ISPH@k/octileJ" and
+    "ASPH@k/octileJ" are the same of purchases, where there are any. "T@k/octileJ" is the same with
     the true click probability. "tail_slots@k" is the share of the filled top-k slots that octiles 7 and 8 take, and
     "tail_hits_per_slot@k" their all-scenario click hits a slot.
     """
@@ -133,7 +137,7 @@ def octile_table(totals: OctileTotals) -> dict[str, float]:
     def host(values: jax.Array) -> np.ndarray:
         return np.asarray(values, np.float64)
 
-    shares = {name: (host(totals.hits[name]), host(totals.positives[name])) for name in ("ISH", "ASH")}
+    shares = {name: (host(totals.hits[name]), host(totals.positives[name])) for name in totals.positives}
     if totals.present is not None and totals.delivered is not None:
         shares["T"] = (host(totals.delivered), host(totals.present))
     table = {

@@ -16,7 +16,7 @@ from hccp_jax.cascade.ab_test import Arm, logging_arm, outcomes
 from hccp_jax.cascade.concentration import gini
 from hccp_jax.cascade.world import World, WorldConfig
 from hccp_jax.evaluation.evaluator import EvaluationSet
-from hccp_jax.evaluation.octiles import TAIL
+from hccp_jax.evaluation.octiles import OCTILES, TAIL
 from hccp_jax.evaluation.simulated import evaluation_set
 
 
@@ -62,13 +62,18 @@ class Online:
     data: EvaluationSet
 
     @cached_property
+    def octile(self) -> np.ndarray:
+        """[items + 1] int8: frequency octile of each item from 0; -1 for items that are nobody's candidates."""
+        candidates = self.data.candidates
+        found = np.full(self.config.items + 1, -1, np.int8)
+        ids, octile, mask = (np.asarray(leaf) for leaf in (candidates.ids, candidates.octile, candidates.mask))
+        found[ids[mask]] = octile[mask]
+        return found
+
+    @property
     def tail(self) -> np.ndarray:
         """[items + 1] bool: items of octiles 7 and 8; False for items that are nobody's candidates."""
-        candidates = self.data.candidates
-        flags = np.zeros(self.config.items + 1, bool)
-        ids, octile, mask = (np.asarray(leaf) for leaf in (candidates.ids, candidates.octile, candidates.mask))
-        flags[ids[mask]] = octile[mask] >= TAIL
-        return flags
+        return self.octile >= TAIL
 
     def logging_scores(self) -> np.ndarray:
         """[blocks, U, P] float32: the arm that wrote the log, to compare others with."""
@@ -99,6 +104,8 @@ class Online:
         impressions that are of items in frequency octiles 7 and 8. "online/gini" is the Gini coefficient of impressions
         over all items of the catalogue (the Matthew effect: 0 even, 1 one item has all) and "online/distinct_items"
         the number of items shown at all; both grow or fall with the number of requests, so compare equal sets only.
+        "online/CTR/octileJ" and "online/CVR/octileJ", J = 1..8, are expected clicks and purchases per impression of an
+        item of that frequency octile, "online/share/octileJ" its share of the impressions; NaN without impressions.
 
         Args:
             scores: [blocks, U, P] float.
@@ -114,7 +121,28 @@ class Online:
         metrics["online/tail_share"] = float(arm.tail_exposures.sum(dtype=np.float64) / arm.exposures.sum())
         metrics["online/gini"] = gini(shown)
         metrics["online/distinct_items"] = float(np.count_nonzero(shown))
+        metrics |= self._by_octile(arm)
         return metrics, per_request
+
+    def _by_octile(self, arm: Arm) -> dict[str, float]:
+        real = arm.shown > 0
+        group = self.octile[arm.shown[real]]
+
+        def total(values: Any) -> np.ndarray:
+            return np.bincount(group, values[real], minlength=OCTILES).astype(np.float64)
+
+        exposures = total(np.ones(arm.shown.shape))
+        with np.errstate(invalid="ignore"):
+            found = {
+                "CTR": total(arm.click_chance) / exposures,
+                "CVR": total(arm.purchase_chance) / exposures,
+                "share": exposures / exposures.sum(),
+            }
+        return {
+            f"online/{name}/octile{place + 1}": float(value)
+            for name, values in found.items()
+            for place, value in enumerate(values)
+        }
 
 
 def _per_request(arm: Arm) -> dict[str, np.ndarray]:

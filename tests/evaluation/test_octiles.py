@@ -47,11 +47,13 @@ def test_a_mass_that_cannot_be_shared_is_refused(mass):
 
 
 def oracle(scores, requests, k):
-    sums = {name: [0.0] * 8 for name in ("ISH", "ASH", "T", "ISH all", "ASH all", "T all", "slots")}
+    shares = ("ISH", "ASH", "ISPH", "ASPH", "T")
+    sums = {name: [0.0] * 8 for name in (*shares, *(f"{share} all" for share in shares), "slots")}
     for row in range(requests.mask.shape[0]):
         ranked = best_first(scores, requests, row)
         octile = requests.octile[row].tolist()
         weights = {"ISH": requests.in_scenario["click"], "ASH": requests.all_scenario["click"], "T": requests.truth}
+        weights |= {"ISPH": requests.in_scenario["purchase"], "ASPH": requests.all_scenario["purchase"]}
         for name, weight in weights.items():
             row_weight = weight[row].tolist()
             for position, slot in enumerate(ranked):
@@ -66,7 +68,7 @@ def oracle(scores, requests, k):
 
     table = {
         f"{name}@{k}/octile{group + 1}": ratio(sums[name][group], sums[f"{name} all"][group])
-        for name in ("ISH", "ASH", "T")
+        for name in shares
         for group in range(8)
     }
     tail = sums["slots"][6] + sums["slots"][7]

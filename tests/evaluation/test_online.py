@@ -60,7 +60,8 @@ def test_the_logging_arm_earns_what_the_log_earned(small_world, online, arms):
 def test_metrics_are_means_of_their_requests(arms):
     for metrics, per_request in arms.values():
         assert set(per_request) == {f"online/{name}" for name in PER_REQUEST}
-        assert set(metrics) == {*per_request, "online/gini", "online/distinct_items"}
+        octiles = {name for name in metrics if "/octile" in name}
+        assert set(metrics) == {*per_request, "online/gini", "online/distinct_items", *octiles}
         for name, values in per_request.items():
             assert values.shape == (REQUESTS,)
             assert values.dtype == np.float32
@@ -82,6 +83,24 @@ def test_the_tail_is_the_rarest_two_octiles(online):
     np.testing.assert_array_equal(online.tail[ids], octile >= 6)
     assert 0 < online.tail.mean() < 1
     assert not online.tail[0]
+
+
+def test_octiles_add_up_to_the_whole(online, arms):
+    candidates = jax.tree.map(np.asarray, online.data.candidates)
+    known = dict(zip(candidates.ids[candidates.mask], candidates.octile[candidates.mask], strict=True))
+    for metrics, _ in arms.values():
+        share, rate, bought = (
+            np.array([metrics[f"online/{name}/octile{place}"] for place in range(1, 9)])
+            for name in ("share", "CTR", "CVR")
+        )
+        assert share.sum() == pytest.approx(1.0)
+        arm_exposures = online.config.exposed
+        assert np.nansum(share * rate) * arm_exposures == pytest.approx(metrics["online/clicks"], rel=0.02)
+        assert np.nansum(share * bought) * arm_exposures == pytest.approx(metrics["online/purchases"], rel=0.02)
+    arm = online.arm(online.logging_scores())
+    seen = [(item, chance) for ids, chances in zip(arm.shown, arm.click_chance, strict=True)
+            for item, chance in zip(ids, chances, strict=True) if item > 0 and known[item] == 0]  # fmt: skip
+    assert arms["log"][0]["online/CTR/octile1"] == pytest.approx(np.mean([chance for _, chance in seen]), rel=1e-5)
 
 
 def test_unusable_scores_are_refused(online):
