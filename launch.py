@@ -31,6 +31,7 @@ EXPERIMENTS = (
     *("hccp_table1", "hccp_table3", "hccp_figure4", "hccp_figure6", "hccp_figure7", "hccp_figure8", "hccp_online"),
     *("croloss_table2", "croloss_table3", "croloss_table4"),
     *("croloss_figure2", "croloss_figure3", "croloss_figure4", "croloss_figure5", "croloss_online"),
+    *("sdcl_table2", "sdcl_table3", "sdcl_table4", "sdcl_table5", "sdcl_table6", "sdcl_table7", "sdcl_figure3"),
 )
 
 

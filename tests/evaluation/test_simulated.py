@@ -58,6 +58,15 @@ def test_candidates_are_the_logged_ones_slot_by_slot(case):
             np.testing.assert_array_equal(found[row][here], expected[row][there], err_msg=name)
 
 
+def test_what_entered_the_ranker_is_what_was_logged_best(case):
+    candidates, held = case.flat.candidates, case.held
+    assert not (candidates.entered & ~candidates.mask).any()
+    for row in range(BLOCK):
+        entered = candidates.ids[row][candidates.entered[row]]
+        assert set(entered) == set(held.requests.items["id"][row, : case.config.ranked]) - {0}
+        assert set(candidates.ids[row][candidates.exposed[row]]) <= set(entered)
+
+
 def test_rankers_order_is_a_permutation_of_the_real_candidates(case):
     candidates = case.flat.candidates
     for row, (rank, mask) in enumerate(zip(candidates.ranker_rank, candidates.mask, strict=True)):

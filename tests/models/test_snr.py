@@ -84,6 +84,13 @@ def test_forward_pass_is_the_definition(kind, layers):
     np.testing.assert_allclose(towers, [by_hand(p, x, kind, layers) for x in INPUT], rtol=1e-4, atol=1e-5)
 
 
+def test_the_leading_axes_do_not_matter():
+    p = drawn(SNR())
+    flat, _ = served(SNR(), p)
+    apart, _ = SNR().apply({"params": p}, INPUT.reshape(2, 3, D))
+    np.testing.assert_allclose(apart.reshape(flat.shape), flat, rtol=1e-5, atol=1e-6)
+
+
 def test_new_connections_are_neither_all_open_nor_all_closed():
     """Exact zeros and exact ones occur, each for about a sixth of the connections, and values between."""
     size = 40
