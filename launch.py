@@ -27,6 +27,7 @@ from hccp_jax.errors import Stopped, UserError
 EXPERIMENTS = (
     *("quickstart", "hccp_ladder", "systems", "kuairand", "systems_kuairand", "systems_logs", "croloss"),
     *("hccp_table1",),
+    *(f"ranktower_table{number}" for number in (1, 2, 3, 4)),
 )
 
 

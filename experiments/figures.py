@@ -69,7 +69,7 @@ def hit_rate_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
     names = list(dict.fromkeys(name for record in records for name in record.result.get("curves") or {}))
     if not names:
         return None
-    figure, axes = _panels(experiment, "Hit rate over K", names)
+    figure, axes = panels(experiment, "Hit rate over K", names)
     for name, axis in zip(names, axes, strict=True):
         for row in experiment.rows:
             curves = [(r.result.get("curves") or {}).get(name) for r in records if r.row == row.name]
@@ -89,7 +89,7 @@ def training_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
     names = sorted(terms, key=lambda name: (name != "loss", name))[:TERMS]
     if not names:
         return None
-    figure, axes = _panels(experiment, "Training loss and its terms", names)
+    figure, axes = panels(experiment, "Training loss and its terms", names)
     last = max(line["step"] for _, log in logs for line in log)
     for name, axis in zip(names, axes, strict=True):
         for row in experiment.rows:
@@ -122,7 +122,7 @@ def octiles(experiment: Experiment, records: Sequence[Record]) -> Figure | None:
     shares = any(_is_number(record.metrics.get(TAIL_SHARE)) for record in records)
     if not names:
         return None
-    figure, axes = _panels(experiment, "By octile of item frequency", [*names, *[TAIL_SHARE] * shares], columns=1)
+    figure, axes = panels(experiment, "By octile of item frequency", [*names, *[TAIL_SHARE] * shares], columns=1)
     for name, axis in zip(names, axes, strict=False):
         _octile_panel(axis, experiment, records, name)
     if shares:
@@ -142,7 +142,7 @@ def _octile_panel(axis: Axes, experiment: Experiment, records: Sequence[Record],
         elif points:
             offset = (trained.index(row) - (len(trained) - 1) / 2) * width
             at, means = [octile + offset for octile, _ in points], [interval.mean for _, interval in points]
-            errors = [_half(interval) for _, interval in points]
+            errors = [half(interval) for _, interval in points]
             axis.bar(
                 at, means, width * 0.9, yerr=errors, label=row.label, error_kw=ERRORS, color=colour(experiment, row)
             )
@@ -157,7 +157,7 @@ def _share_panel(axis: Axes, experiment: Experiment, records: Sequence[Record]) 
     rows = [row for row in reversed(experiment.rows) if by_seed(records, row.name, TAIL_SHARE)]
     for place, row in enumerate(rows):
         interval = over_worlds(by_seed(records, row.name, TAIL_SHARE))
-        axis.barh(place, interval.mean, 0.7, xerr=_half(interval), error_kw=ERRORS, color=colour(experiment, row))
+        axis.barh(place, interval.mean, 0.7, xerr=half(interval), error_kw=ERRORS, color=colour(experiment, row))
     axis.set_yticks(range(len(rows)), [row.label for row in rows], fontsize=min(9, 100 / max(len(rows), 1)))
     axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axis.set(title=f"Share of slots taken by the tail ({TAIL_SHARE})")
@@ -168,7 +168,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _half(interval: Interval) -> float:
+def half(interval: Interval) -> float:
     return 0.0 if interval.low is None or interval.high is None else (interval.high - interval.low) / 2
 
 
@@ -186,8 +186,8 @@ def _line(axis: Axes, experiment: Experiment, row: Row, points: Sequence[tuple[f
     if not points:
         return
     xs = [x for x, _ in points]
-    lows = [interval.mean - _half(interval) for _, interval in points]
-    highs = [interval.mean + _half(interval) for _, interval in points]
+    lows = [interval.mean - half(interval) for _, interval in points]
+    highs = [interval.mean + half(interval) for _, interval in points]
     axis.plot(
         xs, [i.mean for _, i in points], label=row.label, **_line_style(experiment, row, markers=len(points) <= 16)
     )
@@ -216,7 +216,7 @@ def _line_style(experiment: Experiment, row: Row, markers: bool) -> dict[str, An
     return {**style, "marker": marker, "markersize": 4, "color": colour(experiment, row)}
 
 
-def _panels(
+def panels(
     experiment: Experiment, title: str, names: Sequence[str], columns: int | None = None
 ) -> tuple[Figure, list[Axes]]:
     columns = columns or (1 if len(names) == 1 else 2)
