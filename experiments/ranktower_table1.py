@@ -24,8 +24,10 @@ BASELINES = tuple(
     for row in SYSTEM_ROWS
     if row.name == name
 )
+LOG_LOSS = {"models.ranktower_loss.ranking": "log_loss", "models.ranktower_loss.distillation": "none"}
+LOG_LOSS |= {"models.ranktower_loss.candidates": False, "models.ranktower_loss.random": False}
 OWN = (
-    Row("network_alone", "RankTower's network, log-loss", {"system": "ranktower_network"}),
+    Row("network_alone", "RankTower's network, log-loss", {"system": "ranktower"} | LOG_LOSS),
     Row("losses_alone", "RankTower's losses, three towers", {"system": "ranktower_loss"}),
 )
 
@@ -72,7 +74,9 @@ EXPERIMENT = table(
         *ahead("RT-1.h", SOURCE, "ARF is ahead of IntTower", "arf", "inttower"),
         *ahead("RT-1.i", SOURCE, "RankTower is ahead of ARF", "full", "arf"),
         *ahead("RT-1.j", SOURCE, "RankTower is ahead of Two-Tower", "full", "two_tower"),
-        *ahead("RT-5.a", "ours", "RankTower's network with log-loss is ahead of Two-Tower", "network_alone", "two_tower"),
+        *ahead(
+            "RT-5.a", "ours", "RankTower's network with log-loss is ahead of Two-Tower", "network_alone", "two_tower"
+        ),
         *ahead("RT-5.b", "ours", "Losses and samples lift RankTower's network", "full", "network_alone"),
         *ahead("RT-5.c", "ours", "With the same losses, RankTower's network is ahead", "full", "losses_alone"),
     ),

@@ -9,9 +9,9 @@ repairs to be trained at all (its logarithm of 0, its ties): those of `losses.ra
 with its targets as printed. Each loss is divided by the positives of a list, which the paper leaves open.
 """
 
+from experiments.experiment import Claim
 from experiments.ranktower_ground import run
 from experiments.ranktower_rows import FULL, NDCG, RANKING, RECALL, SMALLEST, ahead, level, printed, table
-from experiments.experiment import Claim
 
 SOURCE = "RankTower Table 3"
 
@@ -35,7 +35,9 @@ EXPERIMENT = table(
     claims=(
         *ahead("RT-3.a", SOURCE, "The hybrid loss is ahead of its sorting part alone", "full", "sorting"),
         *ahead("RT-3.b", SOURCE, "The hybrid loss is ahead of its AM-Rankmax part alone", "full", "am_rankmax"),
-        level("RT-3.c/Recall", SOURCE, "AM-Rankmax and sorting are level on Recall@100.", RECALL, "am_rankmax", "sorting"),
+        level(
+            "RT-3.c/Recall", SOURCE, "AM-Rankmax and sorting are level on Recall@100.", RECALL, "am_rankmax", "sorting"
+        ),
         level("RT-3.c/NDCG", SOURCE, "AM-Rankmax and sorting are level on NDCG@100.", NDCG, "am_rankmax", "sorting"),
         *ahead("RT-3.d", SOURCE, "AM-Rankmax is ahead of the softmax", "am_rankmax", "softmax"),
         *ahead("RT-3.e", SOURCE, "Sorting is ahead of the softmax", "sorting", "softmax"),

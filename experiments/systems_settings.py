@@ -66,7 +66,6 @@ OWN: dict[str, dict[str, float]] = {
     "dat": {"negatives": 0.1},
     "inttower": {"negatives": 1.0},
     "ranktower": {"sort_temperature": 0.3},
-    "ranktower_network": {"negatives": 1.0},
     "ranktower_loss": {"sort_temperature": 0.3},
     "sdcl": {"rank_conversion": 0.3},
     "croloss": {"scale": 20.0},

@@ -79,9 +79,7 @@ class SampledLists:
     cutoffs: tuple[int, ...]
 
     @classmethod
-    def of(
-        cls, requests: RequestBatch, ids: np.ndarray, feedback: np.ndarray, *described: Any
-    ) -> "SampledLists":
+    def of(cls, requests: RequestBatch, ids: np.ndarray, feedback: np.ndarray, *described: Any) -> "SampledLists":
         """Split lists [V, L] into blocks; `described` are the attributes after `lists`."""
 
         def split(leaf: Any) -> np.ndarray:
@@ -118,9 +116,7 @@ class SampledLists:
         width = feedback.shape[-1]
         return list_metrics(np.asarray(ranks).reshape(-1, width), feedback.reshape(-1, width), self.cutoffs)
 
-    def _ranks(
-        self, method: Method, parameters: Any, hyper: Any, lists: ListBlocks, catalogue: Catalogue
-    ) -> jax.Array:
+    def _ranks(self, method: Method, parameters: Any, hyper: Any, lists: ListBlocks, catalogue: Catalogue) -> jax.Array:
         """Item sides once for the catalogue, user sides and cross features once a block."""
         every = jnp.arange(len(jax.tree.leaves(catalogue.items)[0]), dtype=jnp.int32)
         one = jax.tree.map(lambda leaf: leaf[0, :1], lists.requests)

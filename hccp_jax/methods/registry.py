@@ -126,8 +126,7 @@ SYSTEMS: dict[str, System] = {
     "dat": System(lambda s, c, at: dat(s, DualAugmentedTower(c.dat, s), at.exposed), "dat"),
     "inttower": System(lambda s, c, at: inttower(s, IntTower(c.inttower, s), at.exposed), "inttower"),
     "ranktower": System(lambda s, c, at: ranktower(s, RankTower(c.ranktower, s), c.ranktower_loss), "ranktower"),
-    # what of RankTower is its network: that with the loss of the baselines, and its losses and samples on three towers
-    "ranktower_network": System(lambda s, c, at: pointwise(s, RankTower(c.ranktower, s)), "pointwise"),
+    # the same losses and samples on the three towers: what of RankTower is its network
     "ranktower_loss": System(lambda s, c, at: ranktower(s, _three_tower(s, c), c.ranktower_loss), "ranktower"),
     "sdcl": System(lambda s, c, at: sdcl(s, c.sdcl, at.exposed), "sdcl"),
     "croloss": System(lambda s, c, at: croloss_system(s, c.mean_history, c.croloss, at.exposed), "croloss"),
