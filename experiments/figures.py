@@ -169,6 +169,7 @@ def _is_number(value: Any) -> bool:
 
 
 def half(interval: Interval) -> float:
+    """Half the width of an interval, for error bars; 0 without one."""
     return 0.0 if interval.low is None or interval.high is None else (interval.high - interval.low) / 2
 
 
@@ -219,6 +220,7 @@ def _line_style(experiment: Experiment, row: Row, markers: bool) -> dict[str, An
 def panels(
     experiment: Experiment, title: str, names: Sequence[str], columns: int | None = None
 ) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel for each of `names`."""
     columns = columns or (1 if len(names) == 1 else 2)
     lines = math.ceil(len(names) / columns)
     figure = Figure(figsize=(WIDTH, 1.2 + 2.4 * lines), dpi=DPI, layout="constrained")

@@ -1,14 +1,14 @@
-"""KuaiRand-Pure as RankTower measures it: recall and NDCG at 100 of one list a user, beside the views of the systems."""
+"""KuaiRand-Pure as RankTower measures it: recall and NDCG at 100 of one list a user, beside the systems' views."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments.kuairand import featurise
+from experiments.kuairand import featurise, prepared
 from experiments.kuairand_ground import KuaiRandGround, KuaiRandJudge, KuaiRandSystemsSettings
 from experiments.kuairand_ground import open_ground as open_kuairand
 from experiments.systems_run import Measured, run_rows
@@ -27,6 +27,7 @@ class RankTowerSettings(KuaiRandSystemsSettings):
     """Everything that decides the numbers of RankTower's tables."""
 
     list_users: int = field(2000, "test users whose lists are ranked, evenly chosen; 0: all", at_least=0)
+    every: int = field(1, "train on every so many-th request of the log, the teacher as well", at_least=1)
 
 
 @dataclass
@@ -102,7 +103,9 @@ def open_ground(context: Context, settings: RankTowerSettings, out: Path) -> Ran
     Raises:
         UserError: if the files are missing or damaged.
     """
-    found = open_kuairand(context, settings, out)
+    data = prepared(settings)
+    data = replace(data, train=jax.tree.map(lambda leaf: np.asarray(leaf[:: settings.every]), data.train))
+    found = open_kuairand(context, settings, out, data)
     known = {item.name: getattr(found, item.name) for item in fields(found)}
     sizes = {"test": settings.list_users, "validation": settings.list_users // 4}
     both = []

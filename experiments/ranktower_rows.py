@@ -150,11 +150,12 @@ def table(number: int, title: str, rows: Sequence[Row], **more: Any) -> Experime
 
 
 SMOKE = {
+    "every": 100,
     "train.steps": 4,
     "train.chunk": 2,
     "train.batch": 32,
     "teacher.steps": 4,
-    "view_users": 64,
+    "view_users": 16,
     "list_users": 64,
 }
 CAPTION = (

@@ -36,9 +36,7 @@ DISTILLATION = ("softmax", "weighted_log_loss", "pairwise_log_loss", "none")
 class RankTowerLossConfig:
     """Which losses; static. The defaults are Eq 15; the others are the rows of Tables 3 and 4."""
 
-    ranking: str = field(
-        "hybrid", "ranking loss on the hard labels (Table 3); log_loss: clicks alone, as the baselines", choices=RANKING
-    )
+    ranking: str = field("hybrid", "ranking loss (Table 3); log_loss: of clicks, as the baselines", choices=RANKING)
     distillation: str = field("softmax", "distillation of the ranker's scores (Table 4)", choices=DISTILLATION)
     sorting_mode: str = field(
         "literal", "SoftSort targets of tied labels: as printed, or block membership", choices=("literal", "block")
