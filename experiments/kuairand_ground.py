@@ -111,13 +111,15 @@ class KuaiRandJudge:
         return Measured(self.listed(parameters) | found.metrics, None, more)
 
 
-def open_ground(context: Context, settings: KuaiRandSystemsSettings, out: Path) -> KuaiRandGround:
-    """Read the logs and write the teacher into the training log.
+def open_ground(
+    context: Context, settings: KuaiRandSystemsSettings, out: Path, data: KuaiRand | None = None
+) -> KuaiRandGround:
+    """Read the logs, unless they are given, and write the teacher into the training log.
 
     Raises:
         UserError: if the files are missing or damaged.
     """
-    data = prepared(settings)
+    data = data or prepared(settings)
     context.say(data.describe())
     catalogue = with_frequency(jax.tree.map(jnp.asarray, data.catalogue), data.item_exposures)
     tables = settings.train.tables

@@ -45,7 +45,8 @@ class Rows:
     def __getitem__(self, index: Any) -> np.ndarray:
         """Rows by a slice, a number, or an integer array of any shape, whose shape the answer begins with."""
         if isinstance(index, tuple):
-            return self[index[0]][(slice(None),) * np.ndim(index[0]) + index[1:]]
+            leading = 1 if isinstance(index[0], slice) else np.ndim(index[0])
+            return self[index[0]][(slice(None),) * leading + index[1:]]
         if isinstance(index, slice):
             return self._range(*index.indices(len(self)))
         wanted = np.asarray(index)

@@ -25,9 +25,10 @@ from hccp_jax.losses.softmax import softmax_cross_entropy
 from hccp_jax.losses.softsort import soft_sort_cross_entropy
 from hccp_jax.methods.base import Method, Parameters, scored_method, scorer, weighted
 from hccp_jax.methods.levels import aggregated_labels
+from hccp_jax.methods.pointwise import pointwise_loss
 from hccp_jax.models.pair_model import PairModel
 
-RANKING = ("hybrid", "sorting", "am_rankmax", "softmax", "rankmax", "ranknet", "approx_ndcg")
+RANKING = ("hybrid", "sorting", "am_rankmax", "softmax", "rankmax", "ranknet", "approx_ndcg", "log_loss")
 DISTILLATION = ("softmax", "weighted_log_loss", "pairwise_log_loss", "none")
 
 
@@ -35,7 +36,7 @@ DISTILLATION = ("softmax", "weighted_log_loss", "pairwise_log_loss", "none")
 class RankTowerLossConfig:
     """Which losses; static. The defaults are Eq 15; the others are the rows of Tables 3 and 4."""
 
-    ranking: str = field("hybrid", "ranking loss on the hard labels (Table 3)", choices=RANKING)
+    ranking: str = field("hybrid", "ranking loss (Table 3); log_loss: of clicks, as the baselines", choices=RANKING)
     distillation: str = field("softmax", "distillation of the ranker's scores (Table 4)", choices=DISTILLATION)
     sorting_mode: str = field(
         "literal", "SoftSort targets of tied labels: as printed, or block membership", choices=("literal", "block")
@@ -77,7 +78,10 @@ def ranktower(spec: FeatureSpec, model: PairModel, config: RankTowerLossConfig) 
         scores = of.logits(parameters, batch)[:, 0]
         labels = jnp.where(batch.mask, aggregated_labels(batch), 0)
         listed = _listed(batch, config)
-        ranking, terms = _ranking(config, hyper, levels, scores, labels, listed, mean)
+        if config.ranking == "log_loss":  # of impressions: the loss of the baselines, for the comparison of networks
+            ranking, terms = pointwise_loss(scores[:, None], spec, batch, jnp.zeros(()), axis)
+        else:
+            ranking, terms = _ranking(config, hyper, levels, scores, labels, listed, mean)
         if config.distillation == "none":
             return ranking, terms
         # Eq 9: over the impressions, with the first task's predictions

@@ -95,6 +95,20 @@ def test_columns_of_any_kind_come_back_by_any_index(data):
                 found[np.array([len(whole)])]
 
 
+def test_rows_by_slices_and_positions_with_columns_are_those_of_one_array():
+    whole = np.arange(7 * 5 * 2).reshape(7, 5, 2)
+    rows = Rows([whole[:3], whole[3:4], whole[4:]])
+    for index in [
+        (slice(None), slice(2)),
+        (slice(1, 6), slice(1, 4), 0),
+        (slice(None, None, 2), 3),
+        (np.array([6, 0]), slice(2)),
+        (np.array([[6, 0], [3, 3]]), slice(2), 1),
+        (4, slice(2)),
+    ]:
+        np.testing.assert_array_equal(rows[index], whole[index])
+
+
 def test_a_log_of_many_shards_can_stay_on_the_device(tmp_path, small_world):
     made = tiny(small_world)
     write_log(tmp_path / "log", 128, parts_of(made.log, 50), 1)
