@@ -27,8 +27,9 @@ from hccp_jax.errors import Stopped, UserError
 
 EXPERIMENTS = (
     *("quickstart", "hccp_ladder", "systems", "kuairand", "systems_kuairand", "systems_logs", "croloss"),
-    *("online_map", "hccp_sensitivity", "training_length", "hccp_tail"),
+    *("online_map", "hccp_sensitivity", "training_length", "hccp_tail", "offline_online"),
     *("hccp_table1", "hccp_table3", "hccp_figure4", "hccp_figure6", "hccp_figure7", "hccp_figure8", "hccp_online"),
+    *("hccp_offline_online",),
     *("croloss_table2", "croloss_table3", "croloss_table4"),
     *("croloss_figure2", "croloss_figure3", "croloss_figure4", "croloss_figure5", "croloss_online"),
     *("sdcl_table2", "sdcl_table3", "sdcl_table4", "sdcl_table5", "sdcl_table6", "sdcl_table7", "sdcl_figure3"),

@@ -44,7 +44,8 @@ def read_records(out_dir: Path | str, experiment: Experiment) -> list[Record]:
     latest = {(e["row"], int(e.get("world", 0)), int(e["seed"])): e for e in own}
     order = [row.name for row in experiment.rows]
     keys = sorted((key for key in latest if key[0] in order), key=lambda key: (order.index(key[0]), *key[1:]))
-    return [_record(experiment, Path(out_dir), latest[key]) for key in keys]
+    records = [_record(experiment, Path(out_dir), latest[key]) for key in keys]
+    return records + (list(experiment.derive(records)) if experiment.derive else [])
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ class Row:
         reference: True for a floor or ceiling that is not trained (truth, ranker, random, popularity).
         against: the row that differences are to; empty: the baseline of the table. Where a table holds several worlds,
             each row is compared with the baseline of its own.
+        derived: whether it is computed from other rows' results (`Experiment.derive`) and never run.
     """
 
     name: str
@@ -23,6 +24,7 @@ class Row:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     reference: bool = False
     against: str = ""
+    derived: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ class Experiment:
         printed_absolute: whether they are values (in per cent where the column is) and not differences to the
             baseline (in points where the column is in per cent).
         paper_size: how much data and how many parameters the paper had, in a sentence; empty if it does not say.
+        derive: records of the rows that are run -> records of the derived rows.
         figures: (file name, caption, (experiment, records) -> Figure or None) of figures of its own.
         pictured: names of the rows that the pictures show, at most ten, so that each has a colour; empty for all.
         run: (context) -> None, trains and evaluates the asked rows; see `experiments.trials`.
@@ -157,6 +160,7 @@ class Experiment:
     printed_note: str = ""
     printed_absolute: bool = False
     paper_size: str = ""
+    derive: Callable[..., Any] | None = None
     figures: tuple[tuple[str, str, Callable[..., Any]], ...] = ()
 
     def row(self, name: str) -> Row:

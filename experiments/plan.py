@@ -117,4 +117,5 @@ def _rows(experiment: Experiment, names: Sequence[str]) -> list[Row]:
         if name not in known:
             raise UserError(f"rows={name!r}: unknown; {config.near_miss(name, known)}")
     # the references of a table cost seconds, so they stay in it
-    return [row for row in experiment.rows if not names or row.name in names or row.reference]
+    run = [row for row in experiment.rows if not row.derived]
+    return [row for row in run if not names or row.name in names or row.reference]

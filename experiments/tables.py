@@ -113,15 +113,16 @@ class Table:
 def build_table(experiment: Experiment, records: Sequence[Record], notes: Sequence[str] = ()) -> Table:
     """The table of an experiment from its records; `notes` are further facts to print beside it.
 
-    A column that nothing of the data has is left out.
+    A column that nothing of the data has is left out, and so is a row that has nothing of the columns.
     """
     there = {name for record in records for name in record.metrics}
     experiment = replace(experiment, columns=tuple(c for c in experiment.columns if c.metric in there))
     rows = []
     for row in experiment.rows:
         seeds = tuple(sorted({r.seed for r in records if r.row == row.name}))
-        if seeds:
-            rows.append(TableRow(row, seeds, tuple(_cell(experiment, records, row, c) for c in experiment.columns)))
+        cells = tuple(_cell(experiment, records, row, c) for c in experiment.columns)
+        if seeds and any(cell.interval for cell in cells):
+            rows.append(TableRow(row, seeds, cells))
     return Table(experiment, tuple(rows), (*notes, *_facts(experiment, records, rows)))
 
 
@@ -154,7 +155,7 @@ def _facts(experiment: Experiment, records: Sequence[Record], rows: Sequence[Tab
     fewer = [
         f"{row.row.label} {len(row.seeds)}" for row in rows if len(row.seeds) < len(seeds) and not row.row.reference
     ]
-    absent = [row.label for row in experiment.rows if row.name not in {r.row for r in records}]
+    absent = [row.label for row in experiment.rows if row.name not in {r.row for r in records} and not row.derived]
     facts += [f"Fewer seeds: {', '.join(fewer)}."] if fewer else []
     facts += [f"Not run: {', '.join(absent)}."] if absent else []
     facts += dict.fromkeys(str(told) for r in records if (told := r.result.get("data")))
