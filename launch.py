@@ -27,6 +27,8 @@ from hccp_jax.errors import Stopped, UserError
 EXPERIMENTS = (
     *("quickstart", "hccp_ladder", "systems", "kuairand", "systems_kuairand", "systems_logs", "croloss"),
     *("hccp_table1", "hccp_table3", "hccp_figure4", "hccp_figure6", "hccp_figure7", "hccp_figure8", "hccp_online"),
+    *("sdcl_table2", "sdcl_table3", "sdcl_table4", "sdcl_table5", "sdcl_table6", "sdcl_table7", "sdcl_figure3"),
+    *("online_days", "sdcl_online"),
 )
 
 

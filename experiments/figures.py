@@ -84,7 +84,7 @@ def hit_rate_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
 
 def training_curves(experiment: Experiment, records: Sequence[Record]) -> Figure | None:
     """The loss and a few of its terms over steps, one panel a term, one line a trained row; None without logs."""
-    logs = [(r.row, log) for r in records if (log := _log(r.directory / "metrics.jsonl"))]
+    logs = [(r.row, log) for r in records if (log := training_log(r.directory / "metrics.jsonl"))]
     terms = {name for _, log in logs for line in log for name in line if name not in NOT_TERMS}
     names = sorted(terms, key=lambda name: (name != "loss", name))[:TERMS]
     if not names:
@@ -99,7 +99,8 @@ def training_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
     return with_legend(figure, axes, experiment)
 
 
-def _log(path: Path) -> list[dict[str, Any]]:
+def training_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; none where there is no such file."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     entries = [json.loads(line) for line in lines if line.endswith("}")]  # a run that was killed may leave half a line
     return [entry for entry in entries if "step" in entry]

@@ -49,7 +49,7 @@ class Judge(Protocol):
     def validate(self, parameters: Any, hyper: Any) -> float:
         """What tuning compares, larger is better; on requests that no table shows."""
 
-    def measure(self, parameters: Any, hyper: Any) -> Measured:
+    def measure(self, parameters: Any, hyper: Any, trial: Trial) -> Measured:
         """The metrics of the table."""
 
 
@@ -158,7 +158,7 @@ def _run_group(context: Context, ground: Ground, trials: list[Trial], progress: 
                 line = "its loss is not finite"
                 continue
             parameters = jax.tree.map(lambda leaf: leaf[0], trained.states.parameters)
-            measured = judge.measure(parameters, hyper)
+            measured = judge.measure(parameters, hyper, trial)
             validation = judge.validate(parameters, hyper) if context.validated else None
             if cost is None:
                 cost = serving_cost(method, parameters, hyper, *ground.request())

@@ -30,6 +30,7 @@ class CandidateSet:
         exposed: [U, P] bool, the impressions.
         truth: [U, P] float32, true expected click probability, 0 where masked; None where unknown (real logs).
         octile: [U, P] int8 in 0..7, the item's frequency octile, 0 the most popular.
+        entered: [U, P] bool, what the logging pre-ranker passed on to the ranker (D2 of SDCL); None where unknown.
     """
 
     ids: jax.Array
@@ -41,6 +42,7 @@ class CandidateSet:
     exposed: jax.Array
     truth: jax.Array | None
     octile: jax.Array
+    entered: jax.Array | None = None
 
     @property
     def real(self) -> jax.Array:

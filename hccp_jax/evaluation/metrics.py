@@ -7,8 +7,11 @@ of the downstream ranker.
 * NDCG@K: binary relevance R, discount 1 / log2(1 + position), ideal = R first (HCCP 4.1.2).
 * MAP@K: sum over positions i <= K with an item of R of precision(i), over min(K, |R|), so that 1 can be reached on
   short lists (HCCP divides by K).
-* reverse@K: the share of the pairs of R that the model orders against the ranker (SDCL's reverse rate, there over all
-  that entered ranking); an equal pair counts one half.
+* precision@K: |T & I| / K for clicks in this scenario, of requests with one; a purchase follows a click, so that I are
+  all items with feedback. SDCL's Recall@K is ISH@K (decision: it defines the ground truth of neither).
+* reverse@K: the share of the pairs of R that the model orders against the ranker; an equal pair counts one half.
+* reverse: the same over D2, all that the logging pre-ranker passed on to the ranker: SDCL's reverse rate (Eq 9). Where
+  D2 is unknown there is none; a request with more than `REVERSE` such items is left out.
 * T@K: the true click mass of T over the largest mass that K candidates can hold. It has no sampling noise of clicks.
 
 A request whose denominator is zero (no feedback, no candidate, no mass) is not valid: left out of means, and counted.
@@ -26,6 +29,7 @@ from flax import struct
 
 from hccp_jax.evaluation.candidates import CandidateSet
 from hccp_jax.evaluation.ranking import order
+from hccp_jax.losses.sort import argsort
 
 _Tree = TypeVar("_Tree")
 
@@ -33,7 +37,7 @@ IN_SCENARIO = {"click": "ISH", "purchase": "ISPH"}
 ALL_SCENARIO = {"click": "ASH", "purchase": "ASPH"}
 
 
-REVERSE = 256  # largest K of reverse@K
+REVERSE = 256  # items whose pairs are compared at most
 
 
 class PerRequest(NamedTuple):
@@ -89,6 +93,15 @@ def _hit_rates(top: jax.Array, candidates: CandidateSet, cutoffs: tuple[int, ...
     return metrics
 
 
+def _precision(top: jax.Array, candidates: CandidateSet, cutoffs: tuple[int, ...]) -> dict[str, PerRequest]:
+    """Precision of clicks in this scenario; a list shorter than K still counts K slots."""
+    if "click" not in candidates.in_scenario:
+        return {}
+    positives = candidates.in_scenario["click"] & candidates.mask
+    hits, some = _sums_at(_take(positives, top), cutoffs), positives.any(axis=1)
+    return {f"precision@{k}": _ratio(hits[:, c], jnp.where(some, k, 0)) for c, k in enumerate(cutoffs)}
+
+
 def _agreement(top: jax.Array, candidates: CandidateSet, cutoffs: tuple[int, ...]) -> dict[str, PerRequest]:
     """NDCG@K and MAP@K against the ranker's own top K."""
     rank = jnp.where(candidates.mask, candidates.ranker_rank, jnp.int32(np.iinfo(np.int32).max))
@@ -107,7 +120,7 @@ def _agreement(top: jax.Array, candidates: CandidateSet, cutoffs: tuple[int, ...
 
 
 def _reverse(scores: jax.Array, candidates: CandidateSet, cutoffs: tuple[int, ...]) -> dict[str, PerRequest]:
-    """Discordant pairs among the ranker's K best, K squared of them: for cutoffs up to `REVERSE`."""
+    """Discordant pairs among the ranker's K best, K squared of them: for cutoffs up to `REVERSE`; and among D2."""
     slots = candidates.mask.shape[1]
     rank = jnp.where(candidates.mask, candidates.ranker_rank, slots)
     scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)  # ranked last
@@ -118,12 +131,21 @@ def _reverse(scores: jax.Array, candidates: CandidateSet, cutoffs: tuple[int, ..
         if k > REVERSE:
             continue
         slot = slot_of[:, :k]
-        score, real = _take(scores, jnp.maximum(slot, 0)), slot >= 0
-        better, worse = score[:, :, None], score[:, None, :]
-        pairs = real[:, :, None] & real[:, None, :] & jnp.triu(jnp.ones((slot.shape[1],) * 2, bool), 1)
-        wrong = jnp.where(pairs, (better < worse) + 0.5 * (better == worse), 0.0)
-        metrics[f"reverse@{k}"] = _ratio(wrong.sum(axis=(1, 2)), pairs.sum(axis=(1, 2)))
+        metrics[f"reverse@{k}"] = _ratio(*_discordant(_take(scores, jnp.maximum(slot, 0)), slot >= 0))
+    if candidates.entered is not None:
+        entered = candidates.entered & candidates.mask
+        slot = argsort(jnp.where(entered, rank, slots))[:, :REVERSE]
+        wrong, pairs = _discordant(_take(scores, slot), _take(entered, slot))
+        metrics["reverse"] = _ratio(wrong, jnp.where(entered.sum(axis=1) <= REVERSE, pairs, 0))
     return metrics
+
+
+def _discordant(scores: jax.Array, real: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Discordant pairs and all pairs [U] of scores [U, n] that ought to fall, among real ones [U, n]."""
+    better, worse = scores[:, :, None], scores[:, None, :]
+    pairs = real[:, :, None] & real[:, None, :] & jnp.triu(jnp.ones((scores.shape[1],) * 2, bool), 1)
+    wrong = jnp.where(pairs, (better < worse) + 0.5 * (better == worse), 0.0)
+    return wrong.sum(axis=(1, 2)), pairs.sum(axis=(1, 2))
 
 
 def _true_mass(top: jax.Array, candidates: CandidateSet, cutoffs: tuple[int, ...]) -> dict[str, PerRequest]:
@@ -150,6 +172,7 @@ def candidate_metrics(scores: jax.Array, candidates: CandidateSet, cutoffs: tupl
     top = order(scores, candidates.mask, candidates.ties)[:, : _depth(candidates, cutoffs)]
     return {
         **_hit_rates(top, candidates, cutoffs),
+        **_precision(top, candidates, cutoffs),
         **_agreement(top, candidates, cutoffs),
         **_reverse(scores, candidates, cutoffs),
         **_true_mass(top, candidates, cutoffs),

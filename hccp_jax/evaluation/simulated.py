@@ -26,8 +26,8 @@ def _held_out(world: World, config: WorldConfig, request: jax.Array) -> logs.Hel
     return jax.lax.map(partial(logs.held_out, world, config), request)
 
 
-@jax.jit
-def _evaluation_set(data: logs.HeldOut, octile: jax.Array, seed: jax.Array) -> EvaluationSet:
+@partial(jax.jit, static_argnums=3)
+def _evaluation_set(data: logs.HeldOut, octile: jax.Array, seed: jax.Array, ranked: int) -> EvaluationSet:
     """Slots in tie order: a keyed permutation, so that neither the logging order nor ids decide between ties."""
 
     def block(held: logs.HeldOut) -> EvaluationSet:
@@ -49,6 +49,7 @@ def _evaluation_set(data: logs.HeldOut, octile: jax.Array, seed: jax.Array) -> E
             exposed=held.exposed,
             truth=held.truth,
             octile=octile[ids],
+            entered=mask & (jnp.arange(mask.shape[1]) < ranked),  # the best logged come first
         )
         requests = held.requests
         moved = permute((requests.items, requests.stage, requests.rank, mask), slots)
@@ -83,7 +84,7 @@ def set_of_requests(world: World, config: WorldConfig, counts: np.ndarray, reque
     mass = np.bincount(ids, truth, minlength=config.items + 1)
     rank = np.arange(config.items)  # ids run by falling popularity
     octile = np.r_[0, assign_octiles(np.asarray(counts)[1:], rank, mass[1:])].astype(np.int8)
-    return _evaluation_set(data, jnp.asarray(octile), jnp.int32(config.seed))
+    return _evaluation_set(data, jnp.asarray(octile), jnp.int32(config.seed), config.ranked)
 
 
 def references(counts: np.ndarray) -> dict[str, Callable[[CandidateSet], jax.Array]]:

@@ -35,6 +35,7 @@ def draw_candidates(seed: int, shape: tuple[int, int], *, distinct_ties: bool = 
         exposed=exposed,
         truth=np.where(mask, rng.integers(0, 4, shape) / 8, 9).astype(np.float32),
         octile=rng.integers(0, 8, shape).astype(np.int8),
+        entered=rng.random(shape) < 0.6,
     )
 
 

@@ -8,13 +8,19 @@ from drawn_requests import SEEDS, SHAPES, best_first, draw_candidates, draw_scor
 from hypothesis import given, settings
 
 from hccp_jax.evaluation.candidates import in_tie_order, permute
-from hccp_jax.evaluation.metrics import candidate_metrics, hit_curve, log_cutoffs, merge, totals, value
+from hccp_jax.evaluation.metrics import REVERSE, candidate_metrics, hit_curve, log_cutoffs, merge, totals, value
 from hccp_jax.evaluation.ranking import tie_order
 
 CUTOFFS = (1, 3, 10, 50)
 PREFIX = {("in", "click"): "ISH", ("in", "purchase"): "ISPH", ("all", "click"): "ASH", ("all", "purchase"): "ASPH"}
 jit_metrics = jax.jit(candidate_metrics, static_argnums=2)
 quick = settings(max_examples=30, deadline=None, database=None)
+
+
+def discordant(score, best):
+    """Share of the pairs of slots, best first, that the scores order the other way."""
+    wrong = [(score[a] < score[b]) + 0.5 * (score[a] == score[b]) for i, a in enumerate(best) for b in best[i + 1 :]]
+    return sum(wrong) / len(wrong) if wrong else None
 
 
 def oracle(scores, requests, row, k):
@@ -26,6 +32,8 @@ def oracle(scores, requests, row, k):
         flags = (requests.in_scenario if scope == "in" else requests.all_scenario)[task][row].tolist()
         positives = {slot for slot in ranked if flags[slot]}
         found[f"{prefix}@{k}"] = len(positives.intersection(top)) / len(positives) if positives else None
+    clicked = {slot for slot in ranked if requests.in_scenario["click"][row, slot]}
+    found[f"precision@{k}"] = len(clicked.intersection(top)) / k if clicked else None
     ranker = requests.ranker_rank[row].tolist()
     relevant = {slot for slot in ranked if ranker[slot] < k}
     gain, precisions, seen = 0.0, 0.0, 0
@@ -40,8 +48,9 @@ def oracle(scores, requests, row, k):
     # comparisons on a device take subnormal numbers for 0
     score = [-math.inf if math.isnan(x) else x * (abs(x) > 1e-38) for x in np.asarray(scores)[row].tolist()]
     best = sorted(relevant, key=lambda slot: ranker[slot])
-    wrong = [(score[a] < score[b]) + 0.5 * (score[a] == score[b]) for i, a in enumerate(best) for b in best[i + 1 :]]
-    found[f"reverse@{k}"] = sum(wrong) / len(wrong) if wrong else None
+    found[f"reverse@{k}"] = discordant(score, best)
+    entered = [slot for slot in ranked if requests.entered[row, slot]]
+    found["reverse"] = discordant(score, sorted(entered, key=lambda slot: ranker[slot]))
     truth = requests.truth[row].tolist()
     most = sum(sorted((truth[slot] for slot in ranked), reverse=True)[:k])
     found[f"T@{k}"] = sum(truth[slot] for slot in top) / most if most else None
@@ -140,9 +149,22 @@ def test_the_curve_is_the_metric_at_many_cutoffs(seed):
 
 
 def test_only_what_is_known_is_reported():
-    requests = draw_candidates(0, (3, 7)).replace(truth=None)
+    requests = draw_candidates(0, (3, 7)).replace(truth=None, entered=None)
     requests = requests.replace(in_scenario={"click": requests.in_scenario["click"]}, all_scenario={})
-    assert candidate_metrics(draw_scores(0, (3, 7)), requests, (5,)).keys() == {"ISH@5", "NDCG@5", "MAP@5", "reverse@5"}
+    found = candidate_metrics(draw_scores(0, (3, 7)), requests, (5,))
+    assert found.keys() == {"ISH@5", "precision@5", "NDCG@5", "MAP@5", "reverse@5"}
+
+
+def test_more_entered_items_than_are_compared_leave_a_request_out():
+    slots = REVERSE + 1
+    requests = draw_candidates(0, (5, slots))
+    every = np.arange(slots) < np.array([[REVERSE], [REVERSE + 1], [2], [2], [2]])
+    requests = requests.replace(mask=every, entered=every, ranker_rank=np.broadcast_to(np.arange(slots), every.shape))
+    value, valid = candidate_metrics(
+        -np.broadcast_to(np.arange(slots), every.shape).astype(np.float32), requests, (5,)
+    )["reverse"]
+    assert valid.tolist() == [True, False, True, True, True]
+    assert value.tolist() == [0.0] * 5
 
 
 def test_a_request_without_feedback_is_left_out_and_counted():
