@@ -1,6 +1,6 @@
 """What an experiment is: the rows of one table or figure, the columns it prints and the claims it tests."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,6 +122,7 @@ class Experiment:
         printed: the paper's numbers, as metric -> row -> number in the table's unit; shown beside ours.
         printed_note: what those numbers are.
         figures: (file name, caption, (experiment, records) -> Figure or None) of figures of its own.
+        notes: (experiment, records) -> lines of its own, printed under the table and in the report.
         pictured: names of the rows that the pictures show, at most ten, so that each has a colour; empty for all.
         run: (context) -> None, trains and evaluates the asked rows; see `experiments.trials`.
     """
@@ -145,6 +146,7 @@ class Experiment:
     printed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     printed_note: str = ""
     figures: tuple[tuple[str, str, Callable[..., Any]], ...] = ()
+    notes: Callable[..., Sequence[str]] | None = None
 
     def row(self, name: str) -> Row:
         """The row of that name."""

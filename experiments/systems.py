@@ -121,9 +121,9 @@ def run_on(context: Context, ground: SimulatedGround) -> None:
     for trial in asked:
         result = found[trial.row.name]
         metrics, per_request = result.metrics, result.per_request
-        if online := ground.online:
-            scores = jax.lax.map(known[trial.row.name], online.data.candidates)
-            earned, of_requests = online.measured(scores)
+        for test in ground.online:
+            scores = jax.lax.map(known[trial.row.name], test.data.candidates)
+            earned, of_requests = test.measured(scores)
             metrics, per_request = metrics | earned, per_request | of_requests
         save_result(context.experiment, trial, metrics, per_request, served="its own score")
     if trained:
