@@ -2,8 +2,8 @@
 
 Day 0 is the same for all arms: the world's own pre-ranker writes the log, and every arm is trained on it. On each
 later day an arm serves with what it was the evening before, its log trains it further, and the popular channel of
-retrieval is estimated anew from the clicks so far. All draws are functions of world, seed, request and item, so that arms of a seed
-meet the same users with the same luck.
+retrieval is estimated anew from the clicks so far. All draws are functions of world, seed, request and item, so that
+arms of a seed meet the same users with the same luck.
 """
 
 import math

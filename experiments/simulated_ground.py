@@ -90,15 +90,13 @@ class SimulatedJudge:
         sets = [ground.evaluator.data, ground.held_out.data, *(test.data for test in ground.online)]
         self.blocks = gcd(*(len(data.candidates.ids) for data in sets))
 
-    def _scores(
-        self, evaluator: Evaluator | Online | OnlineSessions, parameters: Any, *hypers: Any
-    ) -> list[np.ndarray]:
+    def _scores(self, asked: Evaluator | Online | OnlineSessions, parameters: Any, *hypers: Any) -> list[np.ndarray]:
         """Served scores by the first numbers, click logits, and served scores by the other numbers."""
         catalogue = self.ground.source.catalogue
         first, *others = (jax.tree.map(jnp.float32, hyper) for hyper in hypers)
         parts = []
-        for begin in range(0, len(evaluator.data.candidates.ids), self.blocks):
-            data: EvaluationSet = jax.tree.map(lambda leaf, f=begin: leaf[f : f + self.blocks], evaluator.data)
+        for begin in range(0, len(asked.data.candidates.ids), self.blocks):
+            data: EvaluationSet = jax.tree.map(lambda leaf, f=begin: leaf[f : f + self.blocks], asked.data)
             parts.append(jax.device_get(self.score(parameters, first, data, catalogue, *others)))
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 

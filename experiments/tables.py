@@ -117,9 +117,8 @@ def build_table(experiment: Experiment, records: Sequence[Record], notes: Sequen
         if seeds:
             rows.append(TableRow(row, seeds, tuple(_cell(experiment, records, row, c) for c in experiment.columns)))
     facts = (*notes, *_facts(experiment, records, rows))
-    return Table(
-        experiment, tuple(rows), facts, tuple(experiment.notes(experiment, records)) if experiment.notes else ()
-    )
+    own = experiment.notes(experiment, records) if experiment.notes else ()
+    return Table(experiment, tuple(rows), facts, tuple(own))
 
 
 def _cell(experiment: Experiment, records: Sequence[Record], row: Row, column: Column) -> Cell:
