@@ -34,6 +34,7 @@ EXPERIMENTS = (
     *("croloss_figure2", "croloss_figure3", "croloss_figure4", "croloss_figure5", "croloss_online"),
     *("sdcl_table2", "sdcl_table3", "sdcl_table4", "sdcl_table5", "sdcl_table6", "sdcl_table7", "sdcl_figure3"),
     *(f"ranktower_table{number}" for number in (1, 2, 3, 4)),
+    *("online_days", "sdcl_online"),
 )
 
 

@@ -1,6 +1,6 @@
 """What an experiment is: the rows of one table or figure, the columns it prints and the claims it tests."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -136,6 +136,7 @@ class Experiment:
         paper_size: how much data and how many parameters the paper had, in a sentence; empty if it does not say.
         derive: records of the rows that are run -> records of the derived rows.
         figures: (file name, caption, (experiment, records) -> Figure or None) of figures of its own.
+        notes: (experiment, records) -> lines of its own, printed under the table and in the report.
         pictured: names of the rows that the pictures show, at most ten, so that each has a colour; empty for all.
         run: (context) -> None, trains and evaluates the asked rows; see `experiments.trials`.
     """
@@ -162,6 +163,7 @@ class Experiment:
     paper_size: str = ""
     derive: Callable[..., Any] | None = None
     figures: tuple[tuple[str, str, Callable[..., Any]], ...] = ()
+    notes: Callable[..., Sequence[str]] | None = None
 
     def row(self, name: str) -> Row:
         """The row of that name."""

@@ -7,13 +7,15 @@ random numbers (`cascade.ab_test`): retrieval, ranker, re-ranking and users' luc
 same items earn the same. `clicks` and `purchases` are expected counts a request given what is shown, which have a
 fraction of the variance of the realised ones. The paper reports UCTR (clicks per exposed user) and UCVR (purchases per
 exposed user): HCCP +1.3 % and +14.9 % over the production Base, HCCP(w/o Up) +0.6 % and +7.1 %, without error bars. A
-request stands for a user here. This is one funnel; under which funnels Base loses is the experiment `online_map`.
+request stands for a user here. How many requests such a test needs stands under the table (`online_power`). This is one
+funnel; under which funnels Base loses is the experiment `online_map`.
 """
 
 from dataclasses import replace
 
 from experiments import hccp_table1
 from experiments.experiment import Claim, Column
+from experiments.online_power import power_notes
 
 SOURCE = "HCCP 4.3, online test"
 
@@ -61,5 +63,6 @@ EXPERIMENT = replace(
         CLICKS: {"hccp": 1.3, "without_up": 0.6},
         PURCHASES: {"hccp": 14.9, "without_up": 7.1},
     },
+    notes=power_notes,
     printed_note="lifts over Base in per cent, JD's production system, seven days, no error bars",
 )

@@ -36,7 +36,7 @@ SETTINGS = replace(
     world=replace(_BASE.world, users=5000),  # about five training requests a user, so that activity differs
     tune=TuneConfig(trials=2, requests=128),
     train=TrainConfig(steps=200, batch=128, chunk=20, checkpoint_every=200),
-    evaluate=EvaluateConfig(requests=512),
+    evaluate=EvaluateConfig(requests=512, sessions=64),
 )
 SMALL = SMOKE | {"train.steps": 12, "train.chunk": 4, "tune.requests": 64, "tune.trials": 1}
 

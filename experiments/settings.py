@@ -20,6 +20,7 @@ class EvaluateConfig:
     cutoffs: tuple[int, ...] = field((10, 100, 1000), "K of the tables", at_least=1)
     fused: bool = field(False, "also report the fused score, click plus consistency logit")
     online: int = field(0, "requests of the simulated online test, a stream of its own; 0: none", at_least=0)
+    sessions: int = field(0, "sessions of the simulated online test of sessions; 0: none", at_least=0)
 
 
 @dataclass(frozen=True)

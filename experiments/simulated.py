@@ -19,7 +19,7 @@ from hccp_jax.data.vocabulary import hashed
 from hccp_jax.errors import Diverged, UserError
 from hccp_jax.evaluation.evaluator import Evaluator, Result
 from hccp_jax.evaluation.metrics import log_cutoffs
-from hccp_jax.evaluation.online import Measurement, Online, online_set
+from hccp_jax.evaluation.online import Measurement, Online, online_set, scores_of
 from hccp_jax.evaluation.simulated import evaluation_set, references
 from hccp_jax.methods.hccp import Layout, hccp
 from hccp_jax.training.config import Member, TrainConfig
@@ -71,12 +71,12 @@ def _references(
         settings.world, settings.evaluate.cutoffs, world, source, settings.evaluate.requests, "evaluation"
     )
     asked = [trial for trial in trials if trial.row.reference]
-    online = open_online(settings.world, world, source, settings.evaluate.online)
+    online = open_online(settings.world, world, source.frequency, settings.evaluate.online)
     known = references(source.frequency)
     scores = {trial.row.name: known[kind(trial.row)] for trial in asked}
     found = evaluator.scores(scores, context.placement.population)
     for trial in asked:
-        earned = online.earned(scores[trial.row.name]) if online else NOTHING
+        earned = online.measured(scores_of(online.data, scores[trial.row.name])) if online else NOTHING
         _save(context, trial, evaluator, {"": found[trial.row.name]}, source, 0, None, earned)
     return evaluator, online
 
@@ -120,9 +120,9 @@ def open_evaluator(
     return Evaluator(data, source.catalogue, featurise, table, log_cutoffs(most, 30), min(100, most))
 
 
-def open_online(config: WorldConfig, world: World, source: Source, requests: int) -> Online | None:
-    """The simulated online test with so many requests, or None for none."""
-    return Online(world, config, online_set(world, config, source.frequency, requests)) if requests else None
+def open_online(config: WorldConfig, world: World, counts: np.ndarray, requests: int) -> Online | None:
+    """The simulated online test with so many requests, or None for none; `counts` are impressions of the log."""
+    return Online(world, config, online_set(world, config, counts, requests)) if requests else None
 
 
 def curves_of(evaluator: Evaluator, found: Result) -> dict[str, dict[str, list]]:

@@ -1,6 +1,6 @@
 """The simulated cascade as the data of a table of systems: recorded logs with a teacher, and two evaluation sets."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import gcd
@@ -17,7 +17,9 @@ from experiments.systems_settings import SystemsSettings
 from experiments.teaching import taught
 from experiments.trials import Context, Trial
 from hccp_jax.cascade.logs import MAX_SEED, STREAMS, open_world
+from hccp_jax.cascade.sessions import SessionConfig
 from hccp_jax.cascade.source import featurise, fresh_source
+from hccp_jax.cascade.world import World
 from hccp_jax.data.catalogue import every_item
 from hccp_jax.data.requests import RequestBatch, first_slots
 from hccp_jax.data.source import Source, record, replay, reuse
@@ -25,6 +27,7 @@ from hccp_jax.data.vocabulary import hashed
 from hccp_jax.errors import UserError
 from hccp_jax.evaluation.evaluator import EvaluationSet, Evaluator, member_scores
 from hccp_jax.evaluation.online import Online
+from hccp_jax.evaluation.online_sessions import OnlineSessions, session_set
 from hccp_jax.methods.base import Method
 from hccp_jax.methods.hccp import Layout
 
@@ -43,7 +46,7 @@ class SimulatedGround:
         evaluator: of the table.
         held_out: of tuning.
         layout: impressions first, then the ranking sequence.
-        online: the simulated online test, if the settings ask for one.
+        online: the simulated online tests that the settings ask for, of requests and of sessions.
     """
 
     settings: SystemsSettings
@@ -51,7 +54,7 @@ class SimulatedGround:
     evaluator: Evaluator
     held_out: Evaluator
     layout: Layout
-    online: Online | None = None
+    online: tuple[Online | OnlineSessions, ...] = ()
     tuning_seed: int = TUNING_SEED
     has: frozenset[str] = frozenset({"cross", "history", "ranked", "preranked", "pool", "teacher"})
 
@@ -84,16 +87,16 @@ class SimulatedJudge:
     def __init__(self, ground: SimulatedGround, method: Method) -> None:
         self.ground, self.method = ground, method
         self.score = jax.jit(partial(member_scores, method, featurise))
-        sets = [ground.evaluator.data, ground.held_out.data, *([ground.online.data] if ground.online else [])]
+        sets = [ground.evaluator.data, ground.held_out.data, *(test.data for test in ground.online)]
         self.blocks = gcd(*(len(data.candidates.ids) for data in sets))
 
-    def _scores(self, evaluator: Evaluator | Online, parameters: Any, *hypers: Any) -> list[np.ndarray]:
+    def _scores(self, asked: Evaluator | Online | OnlineSessions, parameters: Any, *hypers: Any) -> list[np.ndarray]:
         """Served scores by the first numbers, click logits, and served scores by the other numbers."""
         catalogue = self.ground.source.catalogue
         first, *others = (jax.tree.map(jnp.float32, hyper) for hyper in hypers)
         parts = []
-        for begin in range(0, len(evaluator.data.candidates.ids), self.blocks):
-            data: EvaluationSet = jax.tree.map(lambda leaf, f=begin: leaf[f : f + self.blocks], evaluator.data)
+        for begin in range(0, len(asked.data.candidates.ids), self.blocks):
+            data: EvaluationSet = jax.tree.map(lambda leaf, f=begin: leaf[f : f + self.blocks], asked.data)
             parts.append(jax.device_get(self.score(parameters, first, data, catalogue, *others)))
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
@@ -113,13 +116,13 @@ class SimulatedJudge:
         metrics = found.metrics | {"octile_spread": octiles[0] - float(np.nanmean(octiles[4:]))}
         metrics |= {f"fused/{name}": value for result in others for name, value in result.metrics.items()}
         per_request = found.per_request
-        if online := self.ground.online:
-            served, _, *more_served = self._scores(online, parameters, hyper, *other)
-            earned, of_requests = online.measured(served)
+        for test in self.ground.online:
+            served, _, *more_served = self._scores(test, parameters, hyper, *other)
+            earned, of_requests = test.measured(served)
             metrics |= earned
             per_request = per_request | of_requests
             for scores in more_served:
-                metrics |= {f"fused/{name}": value for name, value in online.measured(scores)[0].items()}
+                metrics |= {f"fused/{name}": value for name, value in test.measured(scores)[0].items()}
         more = {
             "curves": curves_of(evaluator, found),
             "left_out": found.left_out,
@@ -127,6 +130,16 @@ class SimulatedJudge:
             "served": "each system's own served score",
         }
         return Measured(metrics, per_request, more)
+
+
+def online_tests(settings: SystemsSettings, world: World, counts: np.ndarray) -> Iterator[Online | OnlineSessions]:
+    """The simulated online tests that the settings ask for; `counts` are impressions of the log [items + 1]."""
+    if online := open_online(settings.world, world, counts, settings.evaluate.online):
+        yield online
+    if sessions := settings.evaluate.sessions:
+        model = SessionConfig()
+        data = session_set(world, settings.world, model, counts, sessions)
+        yield OnlineSessions(world, settings.world, model, data)
 
 
 def open_ground(
@@ -166,6 +179,6 @@ def open_ground(
         return open_evaluator(settings.world, settings.evaluate.cutoffs, world, source, requests, stream)
 
     table, tuning = (settings.evaluate.requests, "evaluation"), (settings.tune.requests, "validation")
-    online = open_online(settings.world, world, source, settings.evaluate.online)
+    online = tuple(online_tests(settings, world, source.frequency))
     has = SimulatedGround.has if teacher else SimulatedGround.has - {"teacher"}
     return SimulatedGround(settings, source, held_out(*table), held_out(*tuning), layout, online, has=has)

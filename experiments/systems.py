@@ -20,6 +20,7 @@ from experiments.simulated_ground import SimulatedGround, open_ground
 from experiments.systems_run import run_rows
 from experiments.systems_settings import SystemsSettings
 from experiments.trials import Context, by_world, save_result
+from hccp_jax.evaluation.online import scores_of
 from hccp_jax.evaluation.simulated import references
 from hccp_jax.methods import croloss, hap, sdcl
 from hccp_jax.methods.hccp import ROWS
@@ -119,8 +120,8 @@ def run_on(context: Context, ground: SimulatedGround) -> None:
     for trial in asked:
         result = found[trial.row.name]
         metrics, per_request = result.metrics, result.per_request
-        if online := ground.online:
-            earned, of_requests = online.earned(known[trial.row.name])
+        for test in ground.online:
+            earned, of_requests = test.measured(scores_of(test.data, known[trial.row.name]))
             metrics, per_request = metrics | earned, per_request | of_requests
         save_result(context.experiment, trial, metrics, per_request, served="its own score")
     if trained:

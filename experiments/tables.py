@@ -65,11 +65,12 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows that have results, and the facts that must stand beside them."""
+    """The rows that have results, the facts that must stand beside them, and notes of the experiment's own."""
 
     experiment: Experiment
     rows: tuple[TableRow, ...]
     facts: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def compared(self) -> tuple[TableRow, ...]:
@@ -123,7 +124,9 @@ def build_table(experiment: Experiment, records: Sequence[Record], notes: Sequen
         cells = tuple(_cell(experiment, records, row, c) for c in experiment.columns)
         if seeds and any(cell.interval for cell in cells):
             rows.append(TableRow(row, seeds, cells))
-    return Table(experiment, tuple(rows), (*notes, *_facts(experiment, records, rows)))
+    facts = (*notes, *_facts(experiment, records, rows))
+    own = experiment.notes(experiment, records) if experiment.notes else ()
+    return Table(experiment, tuple(rows), facts, tuple(own))
 
 
 def _cell(experiment: Experiment, records: Sequence[Record], row: Row, column: Column) -> Cell:
@@ -201,6 +204,7 @@ def to_markdown(table: Table) -> str:
         _pipes(table.headers, [(row.row, [_marked(c, c.text()) for c in row.cells]) for row in table.rows]),
         " ".join(table.facts),
         table.legend.replace("Marked:", "Bold:") + " Rows in italics are references that are not trained.",
+        *(["\n".join(f"* {note}" for note in table.notes)] if table.notes else []),
     ]
     if table.compared:
         headers = [table.header(column) for column in table.experiment.columns if not column.cost]
@@ -260,6 +264,8 @@ def to_terminal(table: Table, console: Console) -> None:
         console.print(shown)
     console.print(Text(table.legend.replace("Marked:", "*:")))
     console.print(Text(" ".join(table.facts)))
+    for note in table.notes:
+        console.print(Text(f"* {note}"))
 
 
 def _starred(cell: Cell) -> str:

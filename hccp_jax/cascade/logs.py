@@ -215,9 +215,15 @@ def training_batch(
     if not samples.clicked_only:
         return log_requests(world, config, samples, request[own], preranker)
     batch = log_requests(world, config, samples, request, preranker)  # which are kept hangs on all of them
-    clicked = jnp.any(batch.labels["click"] > 0, axis=-1)
-    rows = jnp.sort(jnp.where(clicked, 0, raw) + jnp.arange(raw))[own] % raw
+    rows = clicked_first(batch, size)[own]
     return jax.tree.map(lambda x: x[rows], batch)
+
+
+def clicked_first(batch: RequestBatch, size: int) -> jax.Array:
+    """[size] int32 rows of the first requests with a click, in order; the first without one fill up where they lack."""
+    clicked = jnp.any(batch.labels["click"] > 0, axis=-1)
+    count = len(clicked)
+    return jnp.sort(jnp.where(clicked, 0, count) + jnp.arange(count))[:size] % count
 
 
 @struct.dataclass

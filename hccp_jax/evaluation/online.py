@@ -38,6 +38,11 @@ def online_set(world: World, config: WorldConfig, counts: np.ndarray, requests: 
     return evaluation_set(world, config, counts, requests, "online")
 
 
+def scores_of(data: EvaluationSet, score: Callable[[CandidateSet], jax.Array]) -> jax.Array:
+    """[blocks, U, P] scores of an arm that are a function of the candidates, such as the truth."""
+    return jax.jit(lambda candidates: jax.lax.map(score, candidates))(data.candidates)
+
+
 @partial(jax.jit, static_argnums=1)
 def _outcomes(world: World, config: WorldConfig, tail: jax.Array, data: EvaluationSet, scores: jax.Array) -> Arm:
     def block(parts: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> Arm:
@@ -108,10 +113,6 @@ class Online:
         """
         arm = _outcomes(self.world, self.config, jnp.asarray(self.tail), self.data, checked(self.data, scores))
         return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), arm)
-
-    def earned(self, score: Callable[[CandidateSet], jax.Array]) -> Measurement:
-        """What `measured` gives for an arm whose scores are a function of the candidates, such as the truth."""
-        return self.measured(jax.jit(lambda data: jax.lax.map(score, data))(self.data.candidates))
 
     def population(
         self, method: Method, parameters: Any, hypers: Sequence[Any], featurise: Featurise, catalogue: Catalogue
