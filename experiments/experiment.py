@@ -122,6 +122,7 @@ class Experiment:
         printed: the paper's numbers, as metric -> row -> number in the table's unit; shown beside ours.
         printed_note: what those numbers are.
         figures: (file name, caption, (experiment, records) -> Figure or None) of figures of its own.
+        derived: (settings of a trained row) -> further metrics that follow from its configuration, without training.
         pictured: names of the rows that the pictures show, at most ten, so that each has a colour; empty for all.
         run: (context) -> None, trains and evaluates the asked rows; see `experiments.trials`.
     """
@@ -145,6 +146,7 @@ class Experiment:
     printed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     printed_note: str = ""
     figures: tuple[tuple[str, str, Callable[..., Any]], ...] = ()
+    derived: Callable[[Any], dict[str, float]] | None = None
 
     def row(self, name: str) -> Row:
         """The row of that name."""

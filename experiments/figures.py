@@ -46,12 +46,17 @@ CAPTIONS = {
 
 
 def save_all(out_dir: Path | str, experiment: Experiment, records: Sequence[Record] | None = None) -> list[Path]:
-    """Write figures/*.png and return their paths; a figure without data is left out."""
+    """Write figures/*.png and return their paths; a figure without data is left out.
+
+    A figure of the experiment's own chooses its rows itself; the others show those that are pictured.
+    """
     records = read_records(out_dir, experiment) if records is None else records
+    pictured = [record for record in records if not experiment.pictured or record.row in experiment.pictured]
+    own = [(name, make, records) for name, _, make in experiment.figures]
+    usual = [(make.__name__, make, pictured) for make in (hit_rate_curves, training_curves, octiles)]
     paths = []
-    own = [(name, make) for name, _, make in experiment.figures]
-    for name, make in (*own, *((make.__name__, make) for make in (hit_rate_curves, training_curves, octiles))):
-        figure = make(experiment, records)
+    for name, make, shown in (*own, *usual):
+        figure = make(experiment, shown)
         if figure is not None:
             paths.append(save(out_dir, name, figure))
     return paths

@@ -12,7 +12,7 @@ from experiments.kuairand import KuaiRandRun, curves_of, featurise, prepared, wh
 from experiments.systems_run import Measured
 from experiments.systems_settings import TeacherConfig, TuneConfig
 from experiments.teaching import taught
-from experiments.trials import Context
+from experiments.trials import Context, Trial
 from hccp_jax.config import field
 from hccp_jax.data.catalogue import Catalogue, with_frequency
 from hccp_jax.data.kuairand_dataset import KuaiRand, with_items
@@ -104,7 +104,7 @@ class KuaiRandJudge:
         recall = self.ranked_before(parameters, hyper).metrics[f"long_view/recall@{self.middle}"]
         return self.listed_before(parameters)["click/AUC"] + recall
 
-    def measure(self, parameters: Any, hyper: Any) -> Measured:
+    def measure(self, parameters: Any, hyper: Any, trial: Trial) -> Measured:
         """Both views."""
         found = self.ranked(parameters, jax.tree.map(jnp.float32, hyper))
         more = {"curves": curves_of(found), "served": "each task by its own head, or by the one that a system has"}

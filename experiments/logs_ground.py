@@ -11,7 +11,7 @@ from experiments.kuairand import featurise as with_affinity
 from experiments.systems_run import Measured
 from experiments.systems_settings import TeacherConfig, TuneConfig
 from experiments.teaching import taught
-from experiments.trials import Context
+from experiments.trials import Context, Trial
 from hccp_jax.config import field
 from hccp_jax.data.catalogue import Catalogue, attach
 from hccp_jax.data.requests import RequestBatch
@@ -85,7 +85,7 @@ class LogsJudge:
         """AUC of the first task."""
         return self.listed_before(parameters)[f"{self.first}/AUC"]
 
-    def measure(self, parameters: Any, hyper: Any) -> Measured:
+    def measure(self, parameters: Any, hyper: Any, trial: Trial) -> Measured:
         """Every task by its own head."""
         return Measured(self.listed(parameters), None, {"served": "each task by its own head", "data": self.told})
 

@@ -69,8 +69,7 @@ def _draw(out_dir: Path, experiment: Experiment, records: Sequence[Record], foun
     from experiments.figures import save_all  # what is not drawn again need not load a drawing library
     from experiments.sweep_figures import save_sweep
 
-    pictured = [record for record in records if not experiment.pictured or record.row in experiment.pictured]
-    figures = save_all(out_dir, experiment, pictured)
+    figures = save_all(out_dir, experiment, records)
     return [*save_sweep(out_dir, found), *figures] if found else figures
 
 

@@ -15,7 +15,7 @@ from experiments.simulated import curves_of, open_evaluator
 from experiments.systems_run import Measured
 from experiments.systems_settings import SystemsSettings
 from experiments.teaching import taught
-from experiments.trials import Context
+from experiments.trials import Context, Trial
 from hccp_jax.cascade.logs import MAX_SEED, STREAMS, open_world
 from hccp_jax.cascade.source import featurise, fresh_source
 from hccp_jax.data.catalogue import every_item
@@ -103,7 +103,7 @@ class SimulatedJudge:
         served, click = self._scores(held_out, parameters, hyper)
         return held_out.measured([(served, click)])[0].metrics[f"ISH@{held_out.octile_cutoff}"]
 
-    def measure(self, parameters: Any, hyper: Any) -> Measured:
+    def measure(self, parameters: Any, hyper: Any, trial: Trial) -> Measured:
         """All metrics, with the spread of the octiles' hit rates; of the fused score, too, where there is one."""
         evaluator = self.ground.evaluator
         other = fused(hyper) if self.ground.settings.evaluate.fused else []
@@ -129,7 +129,9 @@ class SimulatedJudge:
         return Measured(metrics, per_request, more)
 
 
-def open_ground(context: Context, settings: SystemsSettings, seeds: Sequence[int], out: Path) -> SimulatedGround:
+def open_ground(
+    context: Context, settings: SystemsSettings, seeds: Sequence[int], out: Path, teacher: bool = True
+) -> SimulatedGround:
     """Build the world, record the logs and write the teacher into them.
 
     Args:
@@ -137,6 +139,7 @@ def open_ground(context: Context, settings: SystemsSettings, seeds: Sequence[int
         settings: of the table.
         seeds: training seeds.
         out: where the teacher's checkpoints go.
+        teacher: False where no row needs one.
 
     Raises:
         UserError: for more seeds than there are streams.
@@ -151,9 +154,10 @@ def open_ground(context: Context, settings: SystemsSettings, seeds: Sequence[int
     steps = -(-(size // train.batch) // block) * block if size else train.steps
     logs = {seed: record(fresh, seed, steps, block) for seed in (TUNING_SEED, *seeds)}
     layout = Layout(settings.world.exposed, settings.sampling.sequence)
-    logs = taught(
-        context, fresh, settings.models, layout, settings.teacher, train, TEACHER_SEED, logs, TUNING_SEED, out
-    )
+    if teacher:
+        logs = taught(
+            context, fresh, settings.models, layout, settings.teacher, train, TEACHER_SEED, logs, TUNING_SEED, out
+        )
     spec, catalogue = hashed(fresh.spec, fresh.catalogue, train.tables.item_rows, train.tables.user_rows)
     source = reuse(fresh, logs, train.batch) if size else replay(fresh, logs, train.batch)
     source = replace(source, spec=spec, catalogue=catalogue)
@@ -165,4 +169,5 @@ def open_ground(context: Context, settings: SystemsSettings, seeds: Sequence[int
     asked = settings.evaluate.online
     data = online_set(world, settings.world, source.frequency, asked) if asked else None
     online = Online(world, settings.world, data) if data is not None else None
-    return SimulatedGround(settings, source, held_out(*table), held_out(*tuning), layout, online=online)
+    has = SimulatedGround.has if teacher else SimulatedGround.has - {"teacher"}
+    return SimulatedGround(settings, source, held_out(*table), held_out(*tuning), layout, online, has=has)

@@ -18,7 +18,7 @@ from experiments.hccp_ladder import LABELS
 from experiments.quickstart import REFERENCES, SMOKE
 from experiments.settings import EvaluateConfig
 from experiments.simulated import DATA, check_world
-from experiments.simulated_ground import open_ground
+from experiments.simulated_ground import SimulatedGround, open_ground
 from experiments.systems_run import run_rows
 from experiments.systems_settings import SystemsSettings
 from experiments.trials import Context, by_world, save_result
@@ -104,9 +104,17 @@ def _run_world(context: Context) -> None:
     settings: SystemsSettings = context.trials[0].settings
     check_world(settings.world, settings.sampling, settings.train)
     out = context.trials[0].directory.parent.parent
+    run_on(context, open_ground(context, settings, training_seeds(context), Path(out)))
+
+
+def training_seeds(context: Context) -> list[int]:
+    """Those of the pending trials."""
+    return sorted({trial.seed for trial in context.trials if not trial.row.reference}) or [0]
+
+
+def run_on(context: Context, ground: SimulatedGround) -> None:
+    """Finish the pending trials of one world: references first, then the trained rows."""
     trained = [trial for trial in context.trials if not trial.row.reference]
-    seeds = sorted({trial.seed for trial in trained}) or [0]
-    ground = open_ground(context, settings, seeds, Path(out))
     asked = [trial for trial in context.trials if trial.row.reference]
     known = references(ground.source.frequency)
     found = ground.evaluator.scores({trial.row.name: known[trial.row.name] for trial in asked})
