@@ -1,6 +1,5 @@
 """HAP's claims, the cost frontier and HCCP Table 4: rows, claims, shared trials, and a run of each."""
 
-import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -45,9 +44,7 @@ def test_shares_are_one_training_and_light_rows_another():
     assert len(set(pair)) == 5
     (heavy,) = hypers(["heavy"])
     assert in_training(heavy) != in_training(pair[-1])
-    assert (
-        in_training(replace(HyperConfig(), on_policy=1.0, routed=0.5)).routed == 0.5
-    )  # there it decides the negatives
+    assert in_training(replace(HyperConfig(), on_policy=1.0, routed=0.5)).routed == 0.5
     light = [row.name for row in hap_claims.TRAINED[:7]]
     assert {(hyper.heavy, hyper.light_only) for hyper in hypers(light)} == {(0.0, 1.0)}
 
@@ -136,11 +133,7 @@ def test_pictures_are_drawn_from_what_there_is():
     for _, _, make in HAP.figures:
         assert make(HAP, made).axes
     experiment = cost_frontier.EXPERIMENT
-    some = [
-        dataclasses.replace(record, row=row, metrics=record.metrics | {"p50_ms": 1.0})
-        for record in made[:2]
-        for row in ROUTED
-    ]
+    some = [replace(record, row=row, metrics=record.metrics | {"p50_ms": 1.0}) for record in made[:2] for row in ROUTED]
     assert len(cost_frontier.cost_frontier(experiment, some).axes) == 3
     assert cost_frontier.cost_frontier(experiment, []) is None
 
