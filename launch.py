@@ -28,6 +28,7 @@ from hccp_jax.errors import Stopped, UserError
 EXPERIMENTS = (
     *("quickstart", "hccp_ladder", "systems", "kuairand", "systems_kuairand", "systems_logs", "croloss"),
     *("online_map", "hccp_sensitivity", "training_length", "hccp_tail", "offline_online"),
+    *("hap_claims", "cost_frontier", "hccp_table4"),
     *("hccp_table1", "hccp_table3", "hccp_figure4", "hccp_figure6", "hccp_figure7", "hccp_figure8", "hccp_online"),
     *("hccp_offline_online",),
     *("croloss_table2", "croloss_table3", "croloss_table4"),

@@ -137,6 +137,7 @@ class Experiment:
         derive: records of the rows that are run -> records of the derived rows.
         figures: (file name, caption, (experiment, records) -> Figure or None) of figures of its own.
         notes: (experiment, records) -> lines of its own, printed under the table and in the report.
+        configured: (settings of a trained row) -> further metrics that follow from its configuration, without training.
         pictured: names of the rows that the pictures show, at most ten, so that each has a colour; empty for all.
         run: (context) -> None, trains and evaluates the asked rows; see `experiments.trials`.
     """
@@ -164,6 +165,7 @@ class Experiment:
     derive: Callable[..., Any] | None = None
     figures: tuple[tuple[str, str, Callable[..., Any]], ...] = ()
     notes: Callable[..., Sequence[str]] | None = None
+    configured: Callable[[Any], dict[str, float]] | None = None
 
     def row(self, name: str) -> Row:
         """The row of that name."""

@@ -31,7 +31,7 @@ NOT_TERMS = {"step", "epoch", "epochs", "time", "seconds", "elapsed", "requests_
 OCTILES = range(1, 9)
 OCTILE_METRICS = ("ISH@100", "T@100", "click/recall@100", "long_view/recall@100")
 TAIL_SHARE = "tail_slots@100"
-ERRORS = {"elinewidth": 0.8, "ecolor": "#333333"}
+ERRORS: dict[str, Any] = {"elinewidth": 0.8, "ecolor": "#333333"}
 
 CAPTIONS = {
     "hit_rate_curves": "Hit rate over the number K of candidates that the pre-ranker passes on (log axis). Line: mean "

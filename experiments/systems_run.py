@@ -22,7 +22,7 @@ from hccp_jax.data.requests import RequestBatch
 from hccp_jax.data.source import Source
 from hccp_jax.errors import Diverged, UserError
 from hccp_jax.evaluation.latency import ServingCost, serving_cost
-from hccp_jax.methods.base import Method
+from hccp_jax.methods.base import Method, all_train
 from hccp_jax.methods.hccp import Layout
 from hccp_jax.methods.registry import SYSTEMS, build
 from hccp_jax.training import hosts
@@ -120,6 +120,20 @@ def run_rows(context: Context, ground: Ground, trials: Sequence[Trial]) -> None:
             raise
 
 
+class _Bench(NamedTuple):
+    """What members of one method are trained and compared with.
+
+    `before` holds those that were trained in this process, by all that decided them, and their directories.
+    """
+
+    context: Context
+    ground: Ground
+    method: Method
+    program: Program
+    judge: Judge
+    before: dict[str, tuple[Trained, Path]]
+
+
 class _Progress:
     """One line a finished row."""
 
@@ -142,17 +156,18 @@ def _run_group(context: Context, ground: Ground, trials: list[Trial], progress: 
     placement = Placement("single")
     program = Program(method, ground.source.featurise, placement, settings.train.tables, settings.train.members)
     judge = ground.judge(method)
+    bench = _Bench(context, ground, method, program, judge, {})
     cost: ServingCost | None = None
     for row in {trial.row.name: trial.row for trial in trials}.values():
         own = [trial for trial in trials if trial.row.name == row.name]
-        tuned = _tune(context, ground, own[0], method, program, judge)
+        tuned = _tune(bench, own[0])
         line = ""
         cost = cost if method.serve is None else None  # then what serving costs depends on the row's numbers
         for trial in own:
             hyper = _numbers(trial.settings, tuned["changes"])
             member = Member(trial.name, hyper, trial.seed, trial.directory)
             try:
-                trained = _train(context, ground, method, program, judge, member, _rhythm(trial.settings))
+                trained = _train(bench, member, _rhythm(trial.settings))
             except Diverged as error:
                 context.failed.append(str(error))
                 line = "its loss is not finite"
@@ -202,43 +217,46 @@ def _rhythm(settings: Any) -> TrainConfig:
     return settings.log.rhythm(settings.train) if hasattr(settings, "log") else settings.train
 
 
-def _train(
-    context: Context,
-    ground: Ground,
-    method: Method,
-    program: Program,
-    judge: Judge,
-    member: Member,
-    settings: TrainConfig,
-) -> Trained:
+def _train(bench: _Bench, member: Member, settings: TrainConfig) -> Trained:
     """Train one member; it keeps its last step, unless the settings validate.
 
-    A best step by validation is one more thing to tune, so it is off unless a log is reused.
+    A best step by validation is one more thing to tune, so it is off unless a log is reused. A member that differs in
+    serving alone from one that was trained before is that one, and has its log.
     """
+    method, before = bench.method, bench.before
+    known = repr((member.seed, settings, method.trains(member.hyper)))
+    if known in before:
+        trained, directory = before[known]
+        if (directory / "metrics.jsonl").exists():
+            member.directory.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(directory / "metrics.jsonl", member.directory / "metrics.jsonl")
+        return trained
 
     def silent(step: int, values: dict[str, float]) -> None:
         pass
 
     def validate(states: TrainState) -> np.ndarray:
-        return np.array([judge.validate(jax.tree.map(lambda leaf: leaf[0], states.parameters), member.hyper)])
+        parameters = jax.tree.map(lambda leaf: leaf[0], states.parameters)
+        return np.array([bench.judge.validate(parameters, member.hyper)])
 
-    return train(
+    trained = train(
         method,
-        ground.source,
+        bench.ground.source,
         [member],
         settings,
         Placement("single"),
         silent,
-        context.warn,
+        bench.context.warn,
         validate,
-        program,
-        context.stop,
+        bench.program,
+        bench.context.stop,
     )
+    if method.trains is not all_train and not settings.validate_every:  # the best step hangs on what is served
+        before[known] = trained, member.directory
+    return trained
 
 
-def _tune(
-    context: Context, ground: Ground, trial: Trial, method: Method, program: Program, judge: Judge
-) -> dict[str, Any]:
+def _tune(bench: _Bench, trial: Trial) -> dict[str, Any]:
     """Choose a row's numbers on validation requests; kept on disk, so that a stopped run does not tune again."""
     settings = trial.settings
     directory = trial.directory.parent.parent / "tuning" / config.digest(trial.row.name, config.to_json(settings))
@@ -248,26 +266,17 @@ def _tune(
         return {"changes": {}, "trials": [], "by": "not tuned"}
 
     def waiting() -> None:
-        context.say(f"another process tunes row {trial.row.name}; waiting for it")
+        bench.context.say(f"another process tunes row {trial.row.name}; waiting for it")
 
     with alone(Path(f"{directory}.lock"), waiting):  # the seeds of a row may be several workers'
         if not path.exists():
-            result = _tuned(context, ground, trial, method, program, judge, space, directory)
+            result = _tuned(bench, trial, space, directory)
             write_atomically(path, json.dumps(result, indent=1) + "\n")
             shutil.rmtree(directory, ignore_errors=True)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _tuned(
-    context: Context,
-    ground: Ground,
-    trial: Trial,
-    method: Method,
-    program: Program,
-    judge: Judge,
-    space: Sequence[dict[str, float]],
-    directory: Path,
-) -> dict[str, Any]:
+def _tuned(bench: _Bench, trial: Trial, space: Sequence[dict[str, float]], directory: Path) -> dict[str, Any]:
     """Train with each of the changes, on the tuning seed, and choose the best."""
     settings = trial.settings
     tune, full = settings.tune, settings.train
@@ -277,14 +286,14 @@ def _tuned(
     for index, changes in enumerate(space):
         hyper = _numbers(settings, changes)
         name = f"row {trial.row.name}, tuning {index + 1} of {len(space)}"
-        member = Member(name, hyper, ground.tuning_seed, directory / str(index))
+        member = Member(name, hyper, bench.ground.tuning_seed, directory / str(index))
         try:
-            trained = _train(context, ground, method, program, judge, member, short)
-            value = judge.validate(jax.tree.map(lambda leaf: leaf[0], trained.states.parameters), hyper)
+            trained = _train(bench, member, short)
+            value = bench.judge.validate(jax.tree.map(lambda leaf: leaf[0], trained.states.parameters), hyper)
         except Diverged:
             value = DIVERGED
         found.append({"changes": changes, "value": value})
     best = max(found, key=lambda entry: entry["value"])
     # the defaults win a tie
     chosen = found[0] if best["value"] - found[0]["value"] < SMALLEST_GAIN else best
-    return {"changes": chosen["changes"], "trials": found, "steps": steps, "by": ground.task}
+    return {"changes": chosen["changes"], "trials": found, "steps": steps, "by": bench.ground.task}

@@ -157,10 +157,13 @@ def validated(value: float | None, by: str) -> dict[str, Any]:
 
 
 def collect(experiment: Experiment, trials: Iterable[Trial], out: Path) -> None:
-    """Write results.jsonl from the finished trials."""
+    """Write results.jsonl from the finished trials, with the metrics that follow from their configuration."""
     keys = ("row", "seed", "world", "metrics", "config_hash")
-    found = [(trial.world, trial.result) for trial in trials]
-    told = [{"world": world} | result for world, result in found if result is not None]
+    told = []
+    for trial in trials:
+        if (result := trial.result) is not None:
+            derived = experiment.configured(trial.settings) if experiment.configured and not trial.row.reference else {}
+            told.append({"world": trial.world} | result | {"metrics": result["metrics"] | derived})
     lines = [json.dumps({"experiment": experiment.name} | {key: result[key] for key in keys}) + "\n" for result in told]
     write_atomically(out / "results.jsonl", "".join(lines))
 

@@ -20,6 +20,11 @@ def _unrouted(heads: Heads, hyper: Any, where: jax.Array) -> Heads:
     return heads
 
 
+def all_train(hyper: Any) -> Any:
+    """Every number may matter in training."""
+    return hyper
+
+
 class Method(NamedTuple):
     """A published system as pure functions; batches have their catalogue features attached.
 
@@ -42,6 +47,8 @@ class Method(NamedTuple):
         objectives: (parameters, hyper, batch, key, progress, axis) -> [G] global losses that add up to `loss`, where
             their gradients are combined otherwise than by their sum; else None.
         combine: how; "sum", "pcgrad" or "cagrad".
+        trains: (hyper) -> hyper with what matters in serving alone at fixed values; numbers that are then equal train
+            the same parameters.
     """
 
     init: Callable[[jax.Array, RequestBatch], Parameters]
@@ -56,6 +63,7 @@ class Method(NamedTuple):
     serve: Callable[..., jax.Array] | None = None
     objectives: Callable[..., jax.Array] | None = None
     combine: str = "sum"
+    trains: Callable[[Any], Any] = all_train
 
 
 class Scorer(NamedTuple):

@@ -18,7 +18,7 @@ click, whose logit serves every task.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -121,7 +121,9 @@ def hap(spec: FeatureSpec, model: HapConfig, exposed: int, combine: str = "sum")
         heavy = jnp.full_like(light, jnp.inf).at[rows, slots].set(routed)  # the others are read by nobody
         return routed_scores(light, heavy, hyper.routed, where)
 
-    made = scored_method(of, spec, loss, frozenset(needs), named=named)._replace(route=route, serve=serve)
+    made = scored_method(of, spec, loss, frozenset(needs), named=named)._replace(
+        route=route, serve=serve, trains=in_training
+    )
     if combine == "sum":
         return made
     return made._replace(objectives=hap_objectives(spec, model, exposed), combine=combine)
@@ -149,6 +151,14 @@ def hap_objectives(spec: FeatureSpec, model: HapConfig, exposed: int) -> Callabl
         return jnp.append(parts.groups, parts.rest)
 
     return group_losses
+
+
+def in_training(hyper: HyperConfig) -> HyperConfig:
+    """The numbers, with 0 for `light_only` and 1 for `routed` where they only serve.
+
+    The share that is routed trains where the heavy model's negatives are what is routed now.
+    """
+    return replace(hyper, light_only=0.0, routed=hyper.routed if hyper.on_policy > 0 else 1.0)
 
 
 def _architecture(spec: FeatureSpec, model: HapConfig) -> LightHeavy:
