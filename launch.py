@@ -27,15 +27,15 @@ from hccp_jax.errors import Stopped, UserError
 
 EXPERIMENTS = (
     *("quickstart", "hccp_ladder", "systems", "kuairand", "systems_kuairand", "systems_logs", "croloss"),
-    *("online_map", "hccp_sensitivity", "training_length", "hccp_tail", "offline_online"),
-    *("hap_claims", "cost_frontier", "hccp_table4"),
-    *("hccp_table1", "hccp_table3", "hccp_figure4", "hccp_figure6", "hccp_figure7", "hccp_figure8", "hccp_online"),
-    *("hccp_offline_online",),
+    *("hccp_table1", "hccp_table2", "hccp_table3", "hccp_table4"),
+    *("hccp_figure4", "hccp_figure6", "hccp_figure7", "hccp_figure8", "hccp_online", "hccp_offline_online"),
+    *("sdcl_table2", "sdcl_table3", "sdcl_table4", "sdcl_table5", "sdcl_table6", "sdcl_table7"),
+    *("sdcl_figure3", "sdcl_online"),
+    *("ranktower_table1", "ranktower_table2", "ranktower_table3", "ranktower_table4"),
     *("croloss_table2", "croloss_table3", "croloss_table4"),
     *("croloss_figure2", "croloss_figure3", "croloss_figure4", "croloss_figure5", "croloss_online"),
-    *("sdcl_table2", "sdcl_table3", "sdcl_table4", "sdcl_table5", "sdcl_table6", "sdcl_table7", "sdcl_figure3"),
-    *(f"ranktower_table{number}" for number in (1, 2, 3, 4)),
-    *("online_days", "sdcl_online"),
+    *("hap_claims", "cost_frontier"),
+    *("online_map", "hccp_sensitivity", "training_length", "hccp_tail", "online_days", "offline_online"),
 )
 
 

@@ -34,6 +34,7 @@ class LogsSettings:
     """Everything that decides the numbers of a table on a store."""
 
     store: str = field("", "the store that hccp_jax.data.convert made")
+    cutoffs: tuple[int, ...] = field((2, 5), "K of hit rates within exposed lists", at_least=1)
     system: str = field("hccp", "which system; the rows of the table set it", choices=tuple(SYSTEMS))
     models: SystemConfig = SystemConfig()
     hyper: HyperConfigs = HyperConfigs()
@@ -140,5 +141,5 @@ def open_ground(context: Context, settings: LogsSettings, logs: StoredLogs, teac
             out,
         )
         train, has = written["train"], has | {"teacher"}
-    lists, before = (ExposedLists(part, catalogue, featurise) for part in (test, validation))
+    lists, before = (ExposedLists(part, catalogue, featurise, settings.cutoffs) for part in (test, validation))
     return LogsGround(logs, source(train), lists, before, layout, frozenset(has))

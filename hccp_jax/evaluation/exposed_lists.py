@@ -24,11 +24,13 @@ class ExposedLists:
         requests: NumPy leaves [n, ...], exposures only.
         catalogue: feature tables.
         featurise: attaches features to a stored batch.
+        cutoffs: K of in-scenario hit rates within the lists; none unless told.
     """
 
     requests: RequestBatch
     catalogue: Catalogue
     featurise: Callable[[RequestBatch, Catalogue], RequestBatch]
+    cutoffs: tuple[int, ...] = ()
 
     def measure(self, logits: dict[str, Any], probabilistic: bool = True) -> dict[str, float]:
         """Metrics of task -> [n, K] logits; without log-loss where they are no logits."""
@@ -40,6 +42,8 @@ class ExposedLists:
                 continue
             found[f"{task}/AUC"] = exposures.auc(logits[task], label, exposed)
             found[f"{task}/GAUC"] = exposures.gauc(logits[task], label, users, exposed).value
+            for k in self.cutoffs:
+                found[f"{task}/ISH@{k}"] = exposures.hit_rate(logits[task], label, k, exposed).value
             if probabilistic:
                 found[f"{task}/log_loss"] = exposures.log_loss(logits[task], label, exposed)
         return found

@@ -35,6 +35,40 @@ def _average_ranks(scores: np.ndarray, group: np.ndarray) -> np.ndarray:
     return overall - group_start
 
 
+def hit_rate(scores: ArrayLike, labels: ArrayLike, k: int, where: ArrayLike | None = None) -> Grouped:
+    """Mean over lists of the share of their positives among the k best-scored: ISH@K of HCCP 4.1.2 on exposed lists.
+
+    Equal scores share their places: an item counts by the chance of being among the k best in a random order of them.
+    Lists without a positive are left out and counted.
+
+    Args:
+        scores: [U, K] float; order matters only.
+        labels: [U, K], positive above 0.5.
+        k: how many are kept; a list of at most k items has 1.
+        where: [U, K] bool, or None for all.
+
+    Returns:
+        The value is NaN where no list has a positive, or where a real score of a list with one is NaN.
+
+    >>> hit_rate([[3.0, 2.0, 1.0], [1.0, 1.0, 0.0]], [[0, 0, 1], [0, 1, 0]], 1)
+    Grouped(value=0.25, groups=2, left_out=0)
+
+    """
+    score, label = np.asarray(scores, np.float64), np.asarray(labels)
+    real = np.ones(score.shape, bool) if where is None else np.asarray(where, bool)
+    positive = (label > 0.5) & real
+    some = positive.any(axis=-1)
+    if not some.any():
+        return Grouped(float("nan"), 0, len(some))
+    score, real, positive = score[some], real[some], positive[some]
+    better = ((score[:, None, :] > score[:, :, None]) & real[:, None, :]).sum(axis=-1)
+    equal = ((score[:, None, :] == score[:, :, None]) & real[:, None, :]).sum(axis=-1)
+    kept = np.clip((k - better) / np.maximum(equal, 1), 0, 1)
+    undefined = (np.isnan(score) & real).any()
+    value = float("nan") if undefined else float(((kept * positive).sum(-1) / positive.sum(-1)).mean())
+    return Grouped(value, int(some.sum()), int((~some).sum()))
+
+
 def gauc(scores: ArrayLike, labels: ArrayLike, group: ArrayLike, where: ArrayLike | None = None) -> Grouped:
     """Mean of the AUC of each group (user or request), weighted by the group's entries (impressions), as in DIN.
 

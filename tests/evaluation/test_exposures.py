@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hccp_jax.evaluation.exposures import auc, gauc, log_loss
+from hccp_jax.evaluation.exposures import auc, gauc, hit_rate, log_loss
 
 quick = settings(max_examples=60, deadline=None, database=None)
 
@@ -82,3 +82,29 @@ def test_log_loss_is_the_cross_entropy(drawn):
 
 def test_log_loss_of_large_logits_does_not_overflow():
     assert log_loss(np.array([1e4, -1e4, 1e4]), np.array([1.0, 0.0, 0.0])) == pytest.approx(1e4 / 3)
+
+
+def test_hit_rate_is_the_mean_over_random_orders_of_equal_scores():
+    random = np.random.default_rng(3)
+    scores = random.integers(0, 3, (20, 6)).astype(float)
+    labels = (random.uniform(size=scores.shape) < 0.3).astype(float)
+    where = random.uniform(size=scores.shape) < 0.8
+    found = hit_rate(scores, labels, 2, where)
+    total, used = 0.0, 0
+    for score, label, real in zip(scores, labels, where, strict=True):
+        if not (label[real] > 0.5).any():
+            continue
+        used += 1
+        mean = 0.0
+        for _ in range(2000):
+            order = np.lexsort((random.uniform(size=real.sum()), -score[real]))[:2]
+            mean += label[real][order].sum() / label[real].sum() / 2000
+        total += mean
+    assert (found.groups, found.left_out) == (used, 20 - used)
+    assert found.value == pytest.approx(total / used, abs=0.01)
+
+
+def test_hit_rate_of_all_or_none():
+    assert hit_rate([[1.0, 2.0]], [[1, 0]], 2).value == 1.0
+    assert math.isnan(hit_rate([[1.0, 2.0]], [[0, 0]], 1).value)
+    assert math.isnan(hit_rate([[1.0, math.nan]], [[1, 0]], 1).value)
