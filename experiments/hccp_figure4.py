@@ -25,9 +25,9 @@ CAPTION = (
 
 
 def figure4(experiment: Experiment, records: Sequence[Record]) -> Figure | None:
-    """The curves of ASH alone."""
+    """The curves of ASH alone, of the rows that are pictured."""
     kept = []
-    for record in records:
+    for record in (record for record in records if record.row in PICTURED):
         curves = record.result.get("curves") or {}
         kept.append(replace(record, result={"curves": {name: curves[name] for name in ("ASH",) if name in curves}}))
     return hit_rate_curves(experiment, kept)

@@ -15,7 +15,7 @@ from experiments.experiment import Claim, Column, Experiment, Row
 from experiments.hccp_ladder import LABELS
 from experiments.quickstart import REFERENCES, SMOKE
 from experiments.settings import EvaluateConfig
-from experiments.simulated import DATA, check_world
+from experiments.simulated import DATA, check_world, curves_of
 from experiments.simulated_ground import SimulatedGround, open_ground
 from experiments.systems_run import run_rows
 from experiments.systems_settings import SystemsSettings
@@ -103,7 +103,8 @@ def _run_world(context: Context) -> None:
     settings: SystemsSettings = context.trials[0].settings
     check_world(settings.world, settings.sampling, settings.train)
     out = context.trials[0].directory.parent.parent
-    run_on(context, open_ground(context, settings, training_seeds(context), Path(out)))
+    teacher = any(not trial.row.reference for trial in context.trials)  # references learn from nobody
+    run_on(context, open_ground(context, settings, training_seeds(context), Path(out), teacher))
 
 
 def training_seeds(context: Context) -> list[int]:
@@ -123,7 +124,8 @@ def run_on(context: Context, ground: SimulatedGround) -> None:
         for test in ground.online:
             earned, of_requests = test.measured(scores_of(test.data, known[trial.row.name]))
             metrics, per_request = metrics | earned, per_request | of_requests
-        save_result(context.experiment, trial, metrics, per_request, served="its own score")
+        curves = curves_of(ground.evaluator, result)
+        save_result(context.experiment, trial, metrics, per_request, served="its own score", curves=curves)
     if trained:
         run_rows(context, ground, trained)
 
