@@ -87,7 +87,7 @@ def contrast(records: Sequence[Record], claim: Claim, references: Iterable[str] 
             for part, (_, row, _) in zip(parts, claim.contrast, strict=True)
         ]
         values = [value for value in looked if value is not None]
-        if len(values) == len(parts):
+        if len(values) == len(parts) and not (claim.relative and values[-1] == 0):  # a share of nothing is none
             total = sum(weight * value for (weight, _, _), value in zip(claim.contrast, values, strict=True))
             sums[world, seed] = total / values[-1] if claim.relative else total
     return sums

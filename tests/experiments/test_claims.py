@@ -178,6 +178,8 @@ def test_a_contrast_is_a_weighted_sum_and_may_be_relative():
     (verdict,) = decide([Claim("C-1", "A", "Good doubles base.", terms=terms, relative=True)], made)
     assert verdict.interval is not None
     assert verdict.interval.mean == pytest.approx(1.0)
+    nothing = records(base=[0.0, 0.2, 0.4], good=[0.2, 0.4, 0.8])
+    assert decide([Claim("C-1", "A", "Good doubles base.", terms=terms, relative=True)], nothing)[0].interval.count == 2
     swapped = Claim("C-2", "A", "Their sum is above 0.", terms=((2.0, "good", "ISH@100"), (1.0, "base", "ISH@100")))
     assert decide([swapped], made)[0].interval.mean == pytest.approx((0.5 + 1.0 + 2.0) / 3)
 
