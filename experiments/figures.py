@@ -4,6 +4,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
 
 from experiments.atomic import write_atomically
-from experiments.claims import Record, by_seed, over_worlds, read_records
+from experiments.claims import Record, Values, by_seed, over_worlds, read_records
 from experiments.experiment import Experiment, Row
-from hccp_jax.evaluation.statistics import Interval, mean_interval
+from hccp_jax.evaluation.statistics import Interval
 
 WIDTH, DPI = 6.4, 187.5  # inches and dots an inch: 1200 pixels, with letters that are still read on a phone
 LEGEND_LINE = 0.22  # inches
@@ -77,8 +78,10 @@ def hit_rate_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
     figure, axes = panels(experiment, "Hit rate over K", names)
     for name, axis in zip(names, axes, strict=True):
         for row in experiment.rows:
-            curves = [(r.result.get("curves") or {}).get(name) for r in records if r.row == row.name]
-            line(axis, experiment, row, pool((curve["cutoffs"], curve["values"]) for curve in curves if curve))
+            own = [r for r in records if r.row == row.name and name in (r.result.get("curves") or {})]
+            curves = [r.result["curves"][name] for r in own]
+            points = pool(((curve["cutoffs"], curve["values"]) for curve in curves), [r.world for r in own])
+            line(axis, experiment, row, points)
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(ScalarFormatter())
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -179,14 +182,16 @@ def half_width(interval: Interval) -> float:
     return 0.0 if interval.low is None or interval.high is None else (interval.high - interval.low) / 2
 
 
-def pool(curves: Iterable[tuple[Sequence[float], Sequence[float]]]) -> list[tuple[float, Interval]]:
-    """Where each curve is one seed's (x, y): the mean and interval at every x."""
-    at: dict[float, list[float]] = {}
-    for xs, ys in curves:
+def pool(
+    curves: Iterable[tuple[Sequence[float], Sequence[float]]], worlds: Iterable[int] = ()
+) -> list[tuple[float, Interval]]:
+    """Where each curve is one seed's (x, y): the mean and interval at every x, over `worlds` where they are told."""
+    at: dict[float, Values] = {}
+    for place, ((xs, ys), world) in enumerate(zip(curves, chain(worlds, repeat(0)), strict=False)):
         for x, y in zip(xs, ys, strict=True):
             if _is_number(y):
-                at.setdefault(x, []).append(y)
-    return [(x, mean_interval(at[x])) for x in sorted(at)]
+                at.setdefault(x, {})[world, place] = y
+    return [(x, over_worlds(at[x])) for x in sorted(at)]
 
 
 def line(axis: Axes, experiment: Experiment, row: Row, points: Sequence[tuple[float, Interval]]) -> None:
