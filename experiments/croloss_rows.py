@@ -140,5 +140,6 @@ def view(
         shares="croloss",
         printed=by_metric(BOOKS, names),
         printed_note="per cent on Amazon Books, the smaller of the paper's two corpora (313,966 items)",
+        printed_absolute=True,
         figures=tuple(figures),
     )

@@ -144,6 +144,7 @@ def table(number: int, title: str, rows: Sequence[Row], **more: Any) -> Experime
         seeds=5,
         shares=SHARES,
         printed_note="per cent; users of KuaiRand with 100 impressions, lists and candidates unstated",
+        printed_absolute=True,
         figures=(("beside_the_paper", CAPTION, beside_the_paper),),
         **more,
     )

@@ -87,5 +87,6 @@ EXPERIMENT = replace(
     ),
     printed={},
     printed_note="",
+    printed_absolute=False,
     figures=(("figure3", CAPTION, figure3),),
 )

@@ -109,4 +109,5 @@ EXPERIMENT = Experiment(
         for sample, place in enumerate(found, start=1)
     },
     printed_note="the order of the fused score",
+    printed_absolute=True,
 )

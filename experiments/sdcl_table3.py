@@ -114,4 +114,5 @@ EXPERIMENT = Experiment(
     shares="sdcl_table3",
     printed=PRINTED,
     printed_note="per cent, on Weibo's private production data",
+    printed_absolute=True,
 )

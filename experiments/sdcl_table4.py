@@ -92,5 +92,6 @@ EXPERIMENT = replace(
         for group, number in enumerate(numbers)
     },
     printed_note="per cent, on Weibo's private production data; the model is not named",
+    printed_absolute=True,
     figures=(("user_groups", CAPTION, groups_figure),),
 )

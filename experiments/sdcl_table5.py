@@ -102,4 +102,5 @@ EXPERIMENT = Experiment(
         for metric, numbers in _PRINTED.items()
     },
     printed_note="per cent, on Weibo's private production data; on what lists is not stated",
+    printed_absolute=True,
 )

@@ -128,5 +128,6 @@ EXPERIMENT = replace(
         for (task, kind), number in zip(_PLACES, numbers, strict=True)
     },
     printed_note="on Weibo's private production data",
+    printed_absolute=True,
     figures=(("learned_weights", CAPTION, weights_figure),),
 )
