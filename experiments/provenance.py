@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.claims import Record, read_json
+from experiments.claims import Record, read_json, read_records
 from experiments.experiment import Experiment
 from hccp_jax import config
 
@@ -54,7 +54,7 @@ def provenance_of(out_dir: Path | str, experiment: Experiment, command: str = ""
     noted = out_dir / COMMAND
     command = command or (noted.read_text(encoding="utf-8").strip() if noted.exists() else UNKNOWN)
     found = read_json(out_dir / CONFIGURATION).get("config") or {}
-    environment = read_json(out_dir / ENVIRONMENT)
+    environment = read_json(out_dir / ENVIRONMENT) or _beside(out_dir, experiment)
     machine = [str(environment[name]) for name in ("machine", "device") if environment.get(name)]
     smoke = is_smoke_command(command) or _has_smoke_sizes(experiment, found)
     changes = [] if smoke or not found else config.difference(config.to_json(experiment.settings), found)
@@ -66,6 +66,14 @@ def provenance_of(out_dir: Path | str, experiment: Experiment, command: str = ""
         smoke,
         tuple(change for change in changes if change.partition(":")[0] not in PLACES),
     )
+
+
+def _beside(out_dir: Path, experiment: Experiment) -> dict[str, Any]:
+    """The environment in which the trials of a view were run, beside it; empty where that is not told."""
+    for record in read_records(out_dir, experiment) if (out_dir / "results.jsonl").exists() else ():
+        if found := read_json(record.directory.parent.parent / ENVIRONMENT):
+            return found
+    return {}
 
 
 def is_smoke_command(command: str) -> bool:

@@ -11,8 +11,9 @@ import pytest
 from experiments import hccp_figure8, hccp_online, online_map
 from experiments.claims import Record
 from experiments.experiment import Row
+from experiments.provenance import provenance_of
 from experiments.tables import build_table
-from experiments.trials import make_trials
+from experiments.trials import collect, make_trials, save_result
 
 
 def record(row, seed, value, world=0):
@@ -51,6 +52,16 @@ def test_a_view_takes_trials_that_are_finished_beside_it(tmp_path):
     assert after.directory == first.directory
     (alone,) = make_trials(replace(view, shares=""), view.settings, view.rows[:1], 1, tmp_path / "view")
     assert alone.directory.parent.parent == tmp_path / "view"
+
+
+def test_a_view_tells_the_commit_of_the_trials_that_it_shows(tmp_path):
+    owner, view = (replace(online_map.EXPERIMENT, name=name, shares="online_map") for name in ("online_map", "view"))
+    (trial,) = make_trials(owner, owner.settings, owner.rows[:1], 1, tmp_path / "online_map")
+    save_result(owner, trial, {"online/clicks": 1.0})
+    (tmp_path / "online_map" / "environment.json").write_text(json.dumps({"commit": "abc"}), encoding="utf-8")
+    (tmp_path / "view").mkdir()
+    collect(view, make_trials(view, view.settings, view.rows[:1], 1, tmp_path / "view"), tmp_path / "view")
+    assert provenance_of(tmp_path / "view", view).commit == "abc"
 
 
 def test_worlds_differ_in_their_seed_alone(tmp_path):

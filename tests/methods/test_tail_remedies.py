@@ -52,6 +52,7 @@ def test_dropout_is_of_training_alone(small_world):
     assert losses[0] == float(method.loss(given.parameters, traced(HYPER), batch, jax.random.key(0), zero, None)[0])
 
 
+@pytest.mark.slow
 def test_all_ids_dropped_are_ids_unseen(small_world):
     given, method = made(small_world, id_dropout=0.9)
     batch = featurised(given.source, given.log, range(16))
