@@ -134,7 +134,9 @@ EXPERIMENT = Experiment(
         train=TrainConfig(steps=200, batch=128, chunk=25, checkpoint_every=200),
         evaluate=EvaluateConfig(requests=512, fused=True, online=1024),
     ),
-    smoke=SMOKE | {"train.steps": 4, "train.chunk": 2, "evaluate.online": 64},
+    smoke=SMOKE
+    | {"world.candidates": 1024, "world.ranker_requests": 256}  # as funnels need
+    | {"train.steps": 4, "train.chunk": 2, "evaluate.online": 64},
     rows=rows(),
     columns=(
         *(Column(f"{head}{CLICKS}", f"{name}: clicks", percent=False, lift=True) for head, name in HEADS.items()),
