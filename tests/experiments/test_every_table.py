@@ -7,7 +7,9 @@ import pytest
 from processes import launch
 
 import launch as command
+from experiments.simulated import check_world
 from experiments.trials import make_trials
+from hccp_jax import config
 
 NAMES = tuple(command.EXPERIMENTS)
 MADE = {name: importlib.import_module(f"experiments.{name}").EXPERIMENT for name in NAMES}
@@ -60,6 +62,17 @@ def test_simulated_tables_of_papers_have_five_seeds_and_three_worlds():
     older = {"quickstart", "hccp_ladder", "systems", "cost_frontier"}
     for name in set(SIMULATED) - older - COMPUTED:
         assert (MADE[name].seeds, MADE[name].worlds) == (5, 3), name
+
+
+@pytest.mark.parametrize("name", SIMULATED)
+@pytest.mark.parametrize("size", ["full", "smoke"])
+def test_every_row_has_a_world_that_can_be(name, size):
+    made = MADE[name]
+    settings = config.override(made.settings, made.smoke if size == "smoke" else {})
+    for row in made.rows:
+        own = config.override(settings, row.overrides)
+        if hasattr(own, "sampling") and hasattr(own, "train"):
+            check_world(own.world, own.sampling, own.train)
 
 
 @pytest.mark.slow
