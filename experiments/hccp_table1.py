@@ -1,6 +1,6 @@
 """HCCP Table 1: hit rates of all ten rows, the baselines COPR-style and Rethink among them, on the simulated cascade.
 
-    python launch.py --experiment=hccp_table1                 about 100 minutes on two cores
+    python launch.py --experiment=hccp_table1                 about 90 minutes on two cores
     python launch.py --experiment=hccp_table1 --smoke
 
 Five seeds in each of three worlds, one pass over fresh requests, each row tuned with the same budget. `--log.epochs=2`
@@ -156,7 +156,7 @@ EXPERIMENT = Experiment(
     title="HCCP Table 1: hit rates on a simulated cascade",
     paper=PAPER,
     table="Table 1",
-    minutes=100,
+    minutes=90,
     data=DATA,
     settings=replace(
         SystemsSettings(),
