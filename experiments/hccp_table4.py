@@ -31,6 +31,7 @@ from hccp_jax.cascade import logs
 from hccp_jax.cascade.logs import SamplingConfig, open_world
 from hccp_jax.cascade.source import featurise
 from hccp_jax.cascade.world import WorldConfig
+from hccp_jax.data import hashing
 from hccp_jax.data.requests import RequestBatch
 from hccp_jax.evaluation.trained_slots import trained_slots
 from hccp_jax.methods.hccp import Layout
@@ -40,7 +41,7 @@ SOURCE = "HCCP Table 4"
 REQUESTS = 32  # of the log that samples are counted in
 COUNTED: dict[str, Any] = {name: value for name, value in SMOKE.items() if name.startswith("world.")}
 COUNTED |= {"world.seed": 0, "hyper.copr.regularization": 0.0}
-STAGED = frozenset({"cross", "history", "ranked", "preranked", "pool"})
+STAGED = frozenset({"cross", "history", "ranked", "preranked", "pool", "teacher"})
 
 # #Param in ten thousands, #Data in billions
 _PARAMETERS: dict[str, float] = {"base": 6618, "copr": 6622, "rethink": 6640, "hccp": 6641}
@@ -53,11 +54,13 @@ def _lifts(values: dict[str, float]) -> dict[str, float]:
 
 @cache
 def _log(world: WorldConfig, sampling: SamplingConfig) -> RequestBatch:
-    """Requests with a click, features attached."""
+    """Requests with a click, features attached; the teacher is drawn, as only which items it is for matters here."""
     opened = open_world(world)
     batch = jax.jit(logs.training_batch, static_argnums=(1, 2, 5))(
         opened, world, sampling, logs.training_stream(0), 0, REQUESTS
     )
+    drawn = hashing.uniform("teacher of a count", batch.user["request"][:, None], batch.items["id"])
+    batch = replace(batch, teacher=dict.fromkeys(logs.TASKS, 0.1 + 0.8 * drawn))
     return featurise(batch, logs.catalogue(opened, world))
 
 

@@ -49,7 +49,7 @@ PANELS = {
     "online/clicks": "Clicks a request, online test",
     "tail_share": "Tail share of impressions",
     "gini": "Gini coefficient of impressions",
-    "popular_overlap": "Popular channel shared with day 0",
+    "popular_overlap": "Popular channel kept",
 }
 CAPTION = (
     "Days of serving and retraining on the own log. Day 0 is the world's own log, the same for all arms; the online "
