@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from experiments import hccp_table1
-from experiments.claims import Record, contrast, over_worlds
+from experiments.claims import Record, difference
 from experiments.experiment import Claim, Column, Experiment
 from experiments.figures import OCTILES, line, panels, with_legend
 
@@ -37,9 +37,8 @@ def figure6(experiment: Experiment, records: Sequence[Record]) -> Figure | None:
         for row_name in COMPARED:
             points = []
             for octile in OCTILES:
-                claim = Claim("", "", "", f"online/{name}/octile{octile}", row_name, "base", relative=True)
-                if found := contrast(records, claim):
-                    points.append((float(octile), over_worlds(found)))
+                if lift := difference(records, f"online/{name}/octile{octile}", row_name, "base", relative=True):
+                    points.append((float(octile), lift))
             line(axis, experiment, experiment.row(row_name), points)
         axis.axhline(0, color="#333333", linewidth=0.8)
         axis.set(title=title, xlabel="octile of item frequency")

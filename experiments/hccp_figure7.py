@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from experiments import hccp_table1
-from experiments.claims import Record, contrast, over_worlds
+from experiments.claims import Record, difference
 from experiments.experiment import Claim, Column, Experiment
 from experiments.figures import ERRORS, OCTILES, colour, half_width, panels, with_legend
 
@@ -40,9 +40,8 @@ def figure7(experiment: Experiment, records: Sequence[Record]) -> Figure | None:
             row = experiment.row(row_name)
             lifts = {}
             for octile in OCTILES:
-                claim = Claim("", "", "", f"{name}/octile{octile}", row_name, "base", relative=True)
-                if found := contrast(records, claim):
-                    lifts[octile] = over_worlds(found)
+                if lift := difference(records, f"{name}/octile{octile}", row_name, "base", relative=True):
+                    lifts[octile] = lift
             axis.bar(
                 [octile + (place - 1) * width for octile in lifts],
                 [lift.mean for lift in lifts.values()],
