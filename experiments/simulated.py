@@ -40,6 +40,9 @@ def run(context: Context) -> None:
     for trials in populations:
         settings: SimulatedSettings = trials[0].settings
         check_world(settings.world, settings.sampling, settings.train)
+        if settings.evaluate.sessions:
+            name = context.experiment.name
+            raise UserError(f"evaluate.sessions={settings.evaluate.sessions}: expected 0, as {name} serves no sessions")
     for trials in populations:
         try:
             _run_group(context, trials)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import launch as command
 
 from experiments import sdcl_table3
 from experiments.sdcl_online import CLAIMS, EXPERIMENT, METRICS, STEPS
@@ -16,7 +17,6 @@ from hccp_jax import config
 from hccp_jax.cascade.logs import SamplingConfig
 from hccp_jax.evaluation.online import Online
 from hccp_jax.evaluation.online_sessions import OnlineSessions
-from launch import main
 
 
 def test_claims_and_columns_are_those_of_sessions():
@@ -57,10 +57,17 @@ def test_the_online_tests_that_are_asked_for(small_world):
     assert found[1].data.candidates.ids.shape[:2] == (8, 64)
 
 
+def test_a_table_that_serves_no_sessions_says_so(tmp_path):
+    done = command("--smoke", "--rows=base", "--evaluate.sessions=64", f"--out={tmp_path / 'out'}")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: evaluate.sessions=64: expected 0")
+
+
 @pytest.mark.slow
 def test_smoke(tmp_path):
     out = tmp_path / "out"
-    assert main(["--experiment=sdcl_online", "--smoke", f"--out={out}"]) == 0
+    done = command("--experiment=sdcl_online", "--smoke", f"--out={out}")
+    assert done.returncode == 0, done.stderr
     for name in ("table.md", "claims.json", "report.html"):
         assert (out / name).exists()
     entries = json.loads((out / "claims.json").read_text())
