@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from processes import launch
 
 from experiments import online_days, online_days_run
 from experiments.claims import Record
@@ -14,7 +15,6 @@ from experiments.online_days_run import DaysConfig, DaysSettings, Loop
 from hccp_jax import config
 from hccp_jax.cascade.logs import clicked_first
 from hccp_jax.errors import UserError
-from launch import main
 
 LAST = {"online/clicks", "online/purchases", "online/tail_share", "online/gini", "online/distinct_items"}
 DAY = {"click_rate", "tail_share", "gini", "popular_head", "popular_overlap"}
@@ -113,7 +113,7 @@ def test_the_tail_stays_the_same_items_while_the_world_drifts(loop):
 def test_smoke(tmp_path):
     out = tmp_path / "out"
     command = ["--experiment=online_days", "--smoke", f"--out={out}"]
-    assert main(command) == 0
+    assert launch(*command).returncode == 0
     for name in ("table.md", "claims.json", "figures/days.png", "report.html"):
         assert (out / name).exists()
     entries = json.loads((out / "claims.json").read_text())
@@ -131,6 +131,7 @@ def test_smoke(tmp_path):
     assert one["day1/popular_overlap"] == other["day1/popular_overlap"] < 1
     assert one["day2/popular_overlap"] != other["day2/popular_overlap"]
     again = tmp_path / "again"
-    assert main(["--experiment=online_days", "--smoke", "--rows=hccp", "--seeds=1", f"--out={again}"]) == 0
+    again_command = ("--experiment=online_days", "--smoke", "--rows=hccp", "--seeds=1", f"--out={again}")
+    assert launch(*again_command).returncode == 0
     repeated = [json.loads(line) for line in (again / "results.jsonl").read_text().splitlines()]
     assert next(r["metrics"] for r in repeated if r["row"] == "hccp") == other
