@@ -25,9 +25,9 @@ from experiments.past_cascade import PastCascade, PastCascadeConfig
 from hccp_jax import __version__, config
 from hccp_jax.config import field
 from hccp_jax.data import describe, guards
-from hccp_jax.data.kuairand_dataset import append
 from hccp_jax.data.lists import lists_by, local_day, padded
 from hccp_jax.data.requests import RequestBatch, Stage, first_slots
+from hccp_jax.data.simulated_stages import append
 from hccp_jax.data.store import Store, open_store
 from hccp_jax.data.store_writer import StoreWriter
 from hccp_jax.data.stored import StoredLogs, read_logs

@@ -28,8 +28,9 @@ from experiments.quickstart import PAPER
 from experiments.trials import Context, Trial, groups, save_result, validated
 from hccp_jax.config import field
 from hccp_jax.data.catalogue import Catalogue, FeatureSpec, attach, with_frequency
+from hccp_jax.data.catalogue_view import with_items
 from hccp_jax.data.kuairand import KuaiRandConfig
-from hccp_jax.data.kuairand_dataset import KuaiRand, load, with_items
+from hccp_jax.data.kuairand_dataset import KuaiRand, load
 from hccp_jax.data.kuairand_features import cross_features
 from hccp_jax.data.requests import RequestBatch
 from hccp_jax.data.source import log_source

@@ -15,7 +15,8 @@ from experiments.teaching import taught
 from experiments.trials import Context, Trial
 from hccp_jax.config import field
 from hccp_jax.data.catalogue import Catalogue, with_frequency
-from hccp_jax.data.kuairand_dataset import KuaiRand, with_items
+from hccp_jax.data.catalogue_view import with_items
+from hccp_jax.data.kuairand_dataset import KuaiRand
 from hccp_jax.data.requests import RequestBatch
 from hccp_jax.data.source import Source, log_source
 from hccp_jax.data.vocabulary import hashed

@@ -12,10 +12,10 @@ import numpy as np
 
 from hccp_jax.config import field
 from hccp_jax.data.catalogue import Catalogue, every_item
-from hccp_jax.data.kuairand_cascade import Staged, chunks_for, draw, take
-from hccp_jax.data.kuairand_dataset import append, with_items
+from hccp_jax.data.catalogue_view import with_items
 from hccp_jax.data.requests import RequestBatch, Stage
 from hccp_jax.data.sampling import pool_negatives
+from hccp_jax.data.simulated_stages import Staged, append, chunks_for, draw, staged_slots
 from hccp_jax.data.source import log_source
 from hccp_jax.data.stored import StoredLogs
 from hccp_jax.errors import UserError
@@ -174,16 +174,10 @@ class PastCascade:
         """Slots for a block of requests, drawn from the three orders by the number of the request."""
         config = self.config
         order, ranked = map(np.asarray, self._block(self.models, batch, excluded, self.catalogue))
-        chunks = chunks_for(config.ranked, config.to_ranking)
+        chunks = chunks_for(config.ranked, config.to_ranking, "cascade")
         pick = partial(draw, chunks, config.to_ranking, config.preranked, config.pool, self.logs.spec.items - 1)
         found = np.sort(np.concatenate([order, excluded], axis=1), axis=1)
         keys = (np.full(len(rows), config.seed, np.int32), rows)
         n2, n3, pool = map(np.asarray, pick((order > 0).sum(axis=1).astype(np.int32), found, keys))
-        ids_2, ids_3 = take(ranked, n2), take(order, n3)
-        ids = np.concatenate([ids_2, ids_3, pool], axis=1).astype(np.int32)
-        widths = (config.ranked, config.preranked, config.pool)
-        kinds = np.repeat(np.array([Stage.RANKED, Stage.PRERANKED, Stage.POOL], np.int8), widths)
-        rank = np.full(ids.shape, -1, np.int32)
-        shown = np.asarray(batch.mask).sum(axis=1, keepdims=True)
-        rank[:, : config.ranked] = np.where(ids_2 > 0, shown + n2, -1)
-        return Staged(ids, np.where(ids > 0, kinds, np.int8(Stage.PADDING)), rank)
+        shown = np.asarray(batch.mask).sum(axis=1)
+        return staged_slots(ranked, order, n2, n3, pool, shown)

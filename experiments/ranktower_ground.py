@@ -14,7 +14,7 @@ from experiments.kuairand_ground import open_ground as open_kuairand
 from experiments.systems_run import Measured, run_rows
 from experiments.trials import Context, Trial, save_result
 from hccp_jax.config import field
-from hccp_jax.data.kuairand_dataset import with_items
+from hccp_jax.data.catalogue_view import with_items
 from hccp_jax.data.kuairand_lists import user_lists
 from hccp_jax.evaluation.sampled_lists import SampledLists
 from hccp_jax.methods.base import Method

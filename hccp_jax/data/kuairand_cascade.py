@@ -14,16 +14,14 @@ user, day, part of the day), so that no other row of the log moves them. Axes: B
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hccp_jax.data import hashing, sampling
+from hccp_jax.data import hashing
 from hccp_jax.data.kuairand import KuaiRandConfig
-from hccp_jax.data.requests import Stage
-from hccp_jax.errors import UserError
+from hccp_jax.data.simulated_stages import Staged, chunks_for, draw, staged_slots
 
 CHUNK = 2048  # requests simulated at a time
 POPULAR, TAGGED = 0.4, 0.4  # shares of the retrieval draws; the rest is uniform
@@ -54,14 +52,6 @@ class World:
     popularity: np.ndarray
     quality: np.ndarray
     first_seen: np.ndarray
-
-
-class Staged(NamedTuple):
-    """Simulated slots of some requests, each [U, ranked + preranked + pool]: id, stage, rank as in `RequestBatch`."""
-
-    ids: np.ndarray
-    stage: np.ndarray
-    rank: np.ndarray
 
 
 def first_seen(user: np.ndarray, item: np.ndarray, period: np.ndarray, users: int, items: int) -> np.ndarray:
@@ -133,46 +123,11 @@ def _preranker(
     return jnp.take_along_axis(taste, tag[ids], axis=1) + POPULARITY * popular + NOISE * noise
 
 
-@partial(jax.jit, static_argnums=range(5))
-def draw(
-    chunks: sampling.Chunks,
-    to_ranking: int,
-    preranked: int,
-    pool: int,
-    n_items: int,
-    count: jax.Array,
-    retrieved: jax.Array,
-    keys: tuple,
-) -> tuple[jax.Array, ...]:
-    """Positions of N2 [B, ranked] (ascending) and N3 [B, preranked], ids of N5 [B, pool]."""
-    ranked = jnp.sort(sampling.chunk_positions(chunks, *keys), axis=1)
-    latter, _ = sampling.latter_positions(to_ranking, count, preranked, *keys)
-    return ranked, latter, sampling.pool_negatives(n_items, retrieved, pool, *keys)[0]
-
-
 def _descending(score: np.ndarray, ids: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Ids by falling score (ties: smaller id), 0 where not valid, which come last. One sort of packed integers."""
     level = np.round((1e4 - np.clip(score, -1e4, 1e4)) * 65536.0).astype(np.int64)
     keys = np.sort(np.where(valid, (level << _ID_BITS) | ids, _LAST), axis=1)
     return np.where(keys == _LAST, 0, keys & ((1 << _ID_BITS) - 1)).astype(np.int32)
-
-
-def chunks_for(ranked: int, to_ranking: int) -> sampling.Chunks:
-    """The paper's seven chunks scaled to `to_ranking` positions, giving `ranked` items in all, the first ones more."""
-    if to_ranking < 7 * -(-ranked // 7):
-        raise UserError(
-            f"kuairand.to_ranking={to_ranking}: expected at least {7 * -(-ranked // 7)} for ranked={ranked}"
-        )
-    used = min(7, ranked)  # a chunk gives one item at least; with fewer than seven items the last chunks are one
-    each = [ranked // used + (index < ranked % used) for index in range(used)]
-    borders = sampling.scaled_chunks(to_ranking, each[0]).borders
-    return sampling.Chunks((*borders[: used - 1], borders[-1]), tuple(each))
-
-
-def take(order: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Ids at positions, 0 where the position is -1 or past the end."""
-    inside = (positions >= 0) & (positions < order.shape[1])
-    return np.where(inside, np.take_along_axis(order, np.where(inside, positions, 0), axis=1), 0)
 
 
 class Cascade:
@@ -183,7 +138,7 @@ class Cascade:
         self.tables = jax.tree.map(jnp.asarray, (world.popular, world.tagged, world.tag))
         self.popularity = jnp.asarray(world.popularity)
         sizes = (config.to_ranking, config.preranked, config.pool, len(world.tag) - 1)
-        self.draw = partial(draw, chunks_for(config.ranked, config.to_ranking), *sizes)
+        self.draw = partial(draw, chunks_for(config.ranked, config.to_ranking, "kuairand"), *sizes)
 
     def candidates(
         self, user: np.ndarray, period: np.ndarray, history: np.ndarray, taste: np.ndarray, keys: tuple
@@ -216,14 +171,8 @@ class Cascade:
         draws, order, count = self.candidates(user, period, history, taste, keys)
         ranked = self.ranking(order[:, : config.to_ranking], period, taste)
         n2, n3, pool = (np.asarray(part) for part in self.draw(count, draws, keys))
-        ids_2, ids_3 = take(ranked, n2), take(order, n3)
         unseen = self.world.first_seen[user[:, None], pool] > period[:, None] + 1
-        ids = np.concatenate([ids_2, ids_3, np.where(unseen, pool, 0)], axis=1).astype(np.int32)
-        widths = (config.ranked, config.preranked, config.pool)
-        kinds = np.repeat(np.array([Stage.RANKED, Stage.PRERANKED, Stage.POOL], np.int8), widths)
-        rank = np.full(ids.shape, -1, np.int32)
-        rank[:, : config.ranked] = np.where(ids_2 > 0, shown[:, None] + n2, -1)
-        return Staged(ids, np.where(ids > 0, kinds, np.int8(Stage.PADDING)), rank)
+        return staged_slots(ranked, order, n2, n3, np.where(unseen, pool, 0), shown)
 
     def stages(
         self,

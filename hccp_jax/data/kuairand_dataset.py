@@ -4,41 +4,22 @@
 `kuairand_cascade` for what is simulated. Everything returned is NumPy.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from hccp_jax.data import kuairand_features as features
 from hccp_jax.data.catalogue import Catalogue, FeatureSpec
+from hccp_jax.data.catalogue_view import CatalogueView
 from hccp_jax.data.kuairand import TABS, KuaiRandConfig, Lists, Periods, Tables, group, read, split
-from hccp_jax.data.kuairand_cascade import Cascade, Staged, first_seen, make_world
+from hccp_jax.data.kuairand_cascade import Cascade, first_seen, make_world
 from hccp_jax.data.requests import RequestBatch, Stage, validate
+from hccp_jax.data.simulated_stages import append
 
 TASKS = ("click", "long_view")
 _USUAL_TAB, _NOON = 1, 12
-
-
-@struct.dataclass
-class CatalogueView:
-    """The whole catalogue for V users active in an evaluated period; features are frozen at its start.
-
-    Attributes:
-        requests: V rows with one empty slot each; `with_items` fills in a block of the catalogue.
-        positives: task -> [V, Q] int32 ids that the user clicked (viewed long) in the period and had never seen before
-            it, 0 = padding; Q differs by task and a user may have none.
-        seen: [V, items] bool, to be left out of the ranking: padding and what the user saw before the period.
-        popularity: name -> [items] float32 scores of the floors, known at the start of the period.
-    """
-
-    requests: RequestBatch
-    positives: dict[str, jax.Array]
-    seen: jax.Array
-    popularity: dict[str, jax.Array]
 
 
 @dataclass(frozen=True)
@@ -185,43 +166,6 @@ class _Builder:
         table = np.zeros((len(users), int(slot.max(initial=0)) + 1), np.int32)
         table[row, slot] = pairs % self.past.items
         return table
-
-
-def append(batch: RequestBatch, staged: Staged) -> RequestBatch:
-    """The batch with the simulated slots after the exposures."""
-
-    def joined(exposed: Any, simulated: np.ndarray) -> Any:
-        return np.concatenate([exposed, simulated], axis=1)
-
-    none = np.zeros(staged.ids.shape, np.float32)
-    return replace(
-        batch,
-        items={"id": joined(batch.items["id"], staged.ids)},
-        stage=joined(batch.stage, staged.stage),
-        rank=joined(batch.rank, staged.rank),
-        labels={task: joined(label, none) for task, label in batch.labels.items()},
-        mask=joined(batch.mask, staged.ids > 0),
-    )
-
-
-def with_items(requests: RequestBatch, ids: jax.Array) -> RequestBatch:
-    """The requests of a `CatalogueView` with candidates in place of the empty slot.
-
-    Args:
-        requests: V rows.
-        ids: [V, B] int32 candidates, or [B] for the same ones in each row; 0 = padding.
-    """
-    ids = jnp.broadcast_to(ids, (len(requests.user["id"]), ids.shape[-1]))
-    real = ids > 0
-    blank = jnp.zeros(ids.shape, jnp.float32)
-    return replace(
-        requests,
-        items={"id": ids},
-        stage=jnp.where(real, int(Stage.POOL), int(Stage.PADDING)).astype(jnp.int8),
-        rank=jnp.full(ids.shape, -1, jnp.int32),
-        labels=dict.fromkeys(requests.labels, blank),
-        mask=real,
-    )
 
 
 def _summary(

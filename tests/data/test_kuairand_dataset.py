@@ -14,9 +14,11 @@ from hccp_jax.data import kuairand_cascade as kc
 from hccp_jax.data import kuairand_dataset as kd
 from hccp_jax.data import sampling
 from hccp_jax.data.catalogue import attach
+from hccp_jax.data.catalogue_view import with_items
 from hccp_jax.data.kuairand import KuaiRandConfig
 from hccp_jax.data.kuairand_features import cross_features
 from hccp_jax.data.requests import Stage
+from hccp_jax.data.simulated_stages import chunks_for
 from hccp_jax.errors import UserError
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data" / "kuairand_pure"
@@ -154,7 +156,7 @@ def test_a_view_takes_blocks_of_the_catalogue_through_attach(data):
 
     @jax.jit
     def block(requests, ids):
-        batch = attach(kd.with_items(requests, ids), catalogue)
+        batch = attach(with_items(requests, ids), catalogue)
         return batch, cross_features(batch)
 
     batch, cross = block(view.requests, jnp.arange(61))
@@ -169,9 +171,9 @@ def test_a_view_takes_blocks_of_the_catalogue_through_attach(data):
 
 def test_more_ranked_items_than_chunks_can_give_are_refused():
     with pytest.raises(UserError, match=r"kuairand\.to_ranking=35: expected at least 42 for ranked=36"):
-        kc.chunks_for(36, 35)
-    assert kc.chunks_for(10, 120).counts == (2, 2, 2, 1, 1, 1, 1)
-    assert kc.chunks_for(3, 120) == sampling.Chunks((1, 3, 120), (1, 1, 1))
+        chunks_for(36, 35, "kuairand")
+    assert chunks_for(10, 120, "kuairand").counts == (2, 2, 2, 1, 1, 1, 1)
+    assert chunks_for(3, 120, "kuairand") == sampling.Chunks((1, 3, 120), (1, 1, 1))
 
 
 def test_tickets_are_in_proportion_to_weights():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hccp_jax.data import kuairand as kr
 from hccp_jax.data import kuairand_features as kf
 from hccp_jax.data.catalogue import Catalogue, attach
-from hccp_jax.data.kuairand_dataset import with_items
+from hccp_jax.data.catalogue_view import with_items
 from hccp_jax.data.requests import RequestBatch
 
 

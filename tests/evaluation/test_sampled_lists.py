@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from drawn_batch import draw_batch
 
-from hccp_jax.data.kuairand_dataset import with_items
+from hccp_jax.data.catalogue_view import with_items
 from hccp_jax.evaluation.sampled_lists import BLOCK, SampledLists, list_metrics
 
 CUTOFFS = (1, 3, 10)

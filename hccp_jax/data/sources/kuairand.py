@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from hccp_jax.data.catalogue import Catalogue
+from hccp_jax.data.catalogue_view import CatalogueView
 from hccp_jax.data.kuairand import KuaiRandConfig
-from hccp_jax.data.kuairand_dataset import CatalogueView, KuaiRand, load
+from hccp_jax.data.kuairand_dataset import KuaiRand, load
 from hccp_jax.data.sources.dataset import DataSet, Facts, PublishedFile
 from hccp_jax.data.store import Store, columns_of
 from hccp_jax.data.store_writer import StoreWriter
