@@ -33,6 +33,7 @@ from hccp_jax.training.state import TrainState
 
 SMALLEST_GAIN = 1e-9
 DIVERGED = -1.0  # of a tuning trial; below every metric that is compared
+Asked = tuple[RequestBatch, dict[str, jax.Array]]  # one request with its candidates, and the items of the catalogue
 
 
 class Measured(NamedTuple):
@@ -76,7 +77,7 @@ class Ground(Protocol):
     def judge(self, method: Method) -> Judge:
         """An evaluator of this method."""
 
-    def request(self) -> tuple[RequestBatch, dict[str, jax.Array]]:
+    def request(self) -> Asked:
         """One request with its candidates, features attached, and the items of the whole catalogue."""
 
 
@@ -98,13 +99,14 @@ def run_rows(context: Context, ground: Ground, trials: Sequence[Trial]) -> None:
     free = list(devices)
     lock = threading.Lock()
     progress = _Progress(context, sum(len({t.row.name for t in some}) for some in together))
+    asked = ground.request()
 
     def one(some: list[Trial]) -> None:
         with lock:
             device = free.pop()
         try:
             with jax.default_device(device):
-                _run_group(context, ground, some, progress)
+                _run_group(context, ground, some, asked, progress)
         finally:
             with lock:
                 free.append(device)
@@ -123,7 +125,8 @@ def run_rows(context: Context, ground: Ground, trials: Sequence[Trial]) -> None:
 class _Bench(NamedTuple):
     """What members of one method are trained and compared with.
 
-    `before` holds those that were trained in this process, by all that decided them, and their directories.
+    `asked` is the request that serving is timed with, and the items of the catalogue. `before` holds the members that
+    were trained in this process, by all that decided them, and their directories.
     """
 
     context: Context
@@ -131,6 +134,7 @@ class _Bench(NamedTuple):
     method: Method
     program: Program
     judge: Judge
+    asked: Asked
     before: dict[str, tuple[Trained, Path]]
 
 
@@ -149,14 +153,14 @@ class _Progress:
             self.context.say(f"[{self.done}/{self.rows}] {text}; {spent:.0f} s so far, about {left:.0f} s left")
 
 
-def _run_group(context: Context, ground: Ground, trials: list[Trial], progress: _Progress) -> None:
+def _run_group(context: Context, ground: Ground, trials: list[Trial], asked: Asked, progress: _Progress) -> None:
     """The rows of one program."""
     settings = trials[0].settings
     method = build(settings.system, ground.source.spec, settings.models, ground.layout, ground.has)
     placement = Placement("single")
     program = Program(method, ground.source.featurise, placement, settings.train.tables, settings.train.members)
     judge = ground.judge(method)
-    bench = _Bench(context, ground, method, program, judge, {})
+    bench = _Bench(context, ground, method, program, judge, asked, {})
     cost: ServingCost | None = None
     for row in {trial.row.name: trial.row for trial in trials}.values():
         own = [trial for trial in trials if trial.row.name == row.name]
@@ -176,7 +180,7 @@ def _run_group(context: Context, ground: Ground, trials: list[Trial], progress: 
             measured = judge.measure(parameters, hyper, trial)
             validation = judge.validate(parameters, hyper) if context.validated else None
             if cost is None:
-                cost = serving_cost(method, parameters, hyper, *ground.request())
+                cost = serving_cost(method, parameters, hyper, *asked)
             step = trained.steps[0]
             metrics = measured.metrics | _cost_metrics(cost, trained.requests_per_second)
             save_result(
