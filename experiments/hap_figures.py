@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import FormatStrFormatter, LogLocator, PercentFormatter
 
 from experiments.claims import Record, by_seed, over_worlds
 from experiments.experiment import Experiment
@@ -56,12 +56,13 @@ def routing(experiment: Experiment, records: Sequence[Record]) -> Figure | None:
                 axis.errorbar(point[0], point[1], point[2], **style)
         axis.set(title=title, xlabel="kFLOP per candidate (log axis)")
         axis.set_xscale("log")
-        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
         axis.xaxis.set_minor_formatter(FormatStrFormatter("%g"))
         axis.tick_params(axis="x", which="both", labelsize=8)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
         axis.margins(0.08)
-    axes[0].legend(frameon=False, fontsize=8, ncols=2)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", frameon=False, ncols=2)
     return figure
 
 
