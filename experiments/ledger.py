@@ -56,7 +56,7 @@ class Run:
 
     @property
     def data(self) -> str:
-        """Simulated, real, or real with simulated stages."""
+        """What the data are, see `provenance`."""
         return kind_of_data(self.experiment, self.records)
 
     @property
@@ -106,7 +106,7 @@ class Entry:
 
     @property
     def data(self) -> str:
-        """Simulated, real, or real with simulated stages."""
+        """What the data are, see `provenance`."""
         return self.run.data if self.run else kind_of_data(self.experiment)
 
     @property

@@ -15,6 +15,7 @@ CONFIGURATION, ENVIRONMENT = "config.json", "environment.json"
 UNKNOWN = "not recorded"
 PLACES = ("data_dir", "store")  # fields that say where data lie
 SIMULATED, STAGED, REAL, STORED = "simulated", "real with simulated stages", "real", "as the store says"
+COMPUTED = "computed"
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,11 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def kind_of_data(experiment: Experiment, records: Sequence[Record] = ()) -> str:
-    """Whether data are simulated, real, or real with simulated stages, by what the experiment and its results say."""
+    """What the data are, by what the experiment and its results say: one of the words above."""
     told = {str(record.result["data"]) for record in records if record.result.get("data")}
     text = " ".join([experiment.data, *sorted(told)]).lower().replace("nothing is simulated", "")
+    if "nothing is trained" in text:
+        return COMPUTED
     if experiment.data.lower().startswith("simulated"):
         return SIMULATED
     if "simulated" in text:

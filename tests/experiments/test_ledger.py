@@ -128,6 +128,7 @@ def test_the_paper_of_a_claim(name, source, expected):
         (DATA, "", "simulated"),
         ("Real logs; the unexposed stages come from a simulated cascade.", "", "real with simulated stages"),
         ("Real sequences, and nothing is simulated.", "Data: Books.", "real"),
+        ("Drawn vectors; nothing is trained and no data is read.", "", "computed"),
         ("Exposed lists of the store's test part.", "", "as the store says"),
         ("Exposed lists of the store's test part.", "Data: Ads; simulated: the stages.", "real with simulated stages"),
         ("Exposed lists of the store's test part.", "Data: Ads.", "real"),
