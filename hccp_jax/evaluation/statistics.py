@@ -137,18 +137,6 @@ def _ranks(values: ArrayLike) -> np.ndarray:
     return (here > others).sum(1) + ((here == others).sum(1) + 1) / 2
 
 
-def paired_difference(a: ArrayLike, b: ArrayLike) -> Interval:
-    """Mean of a - b over seeds that both rows share, [S] each and in the same order; the interval of the differences.
-
-    >>> paired_difference([3.0, 13.0], [1.0, 11.0])  # equal differences: the spread between seeds cancels
-    Interval(mean=2.0, low=2.0, high=2.0, count=2)
-    """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.shape != b.shape:
-        raise ValueError(f"shapes {a.shape} and {b.shape} cannot be paired")
-    return mean_interval(a - b)
-
-
 def crossed_interval(a: ArrayLike, b: ArrayLike, valid: ArrayLike) -> Interval:
     """Mean of a - b where every seed is evaluated on the same requests, so both are drawn and both must be allowed for.
 

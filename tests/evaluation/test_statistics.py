@@ -10,7 +10,6 @@ from hccp_jax.evaluation.statistics import (
     holm,
     mean_interval,
     nested_interval,
-    paired_difference,
 )
 
 
@@ -23,7 +22,6 @@ def test_the_interval_is_students():
 
 def test_too_few_seeds_have_no_interval():
     assert mean_interval([3.0]) == Interval(3.0, None, None, 1)
-    assert paired_difference([3.0], [1.0]) == Interval(2.0, None, None, 1)
     assert crossed_interval(np.ones((1, 5)), np.zeros((1, 5)), np.ones(5, bool)) == Interval(1.0, None, None, 1)
     assert crossed_interval(np.ones((3, 1)), np.zeros((3, 1)), [True]) == Interval(1.0, None, None, 3)
     empty = mean_interval([])
@@ -38,15 +36,6 @@ def test_an_undefined_value_has_no_interval():
     found = mean_interval([1.0, math.nan, 2.0])
     assert math.isnan(found.mean)
     assert (found.low, found.high, found.count) == (None, None, 3)
-
-
-def test_pairing_removes_the_spread_of_seeds():
-    seeds = np.array([0.0, 10.0, 50.0])
-    found = paired_difference(seeds + np.array([1.0, 1.1, 0.9]), seeds)
-    assert found.mean == pytest.approx(1.0)
-    assert found.high - found.low < 0.6
-    with pytest.raises(ValueError, match="paired"):
-        paired_difference([1.0, 2.0], [1.0])
 
 
 def test_crossed_error_is_the_sum_of_both():

@@ -9,6 +9,7 @@ import pytest
 from processes import launch
 from test_launch import TINY, one_line
 
+from experiments import hccp_table2
 from experiments.full_stage_logs import FullStageConfig, main, staged
 from experiments.past_cascade import PastCascadeConfig
 from hccp_jax.config import to_json
@@ -77,6 +78,19 @@ def test_systems_run_on_a_store_and_say_what_it_cannot_feed(store, tmp_path):
     found = {one["row"]: one["metrics"] for one in map(json.loads, lines)}
     assert set(found) == {"three_tower", "base", "din", "hccp", "lcron", "copr"}
     assert all(0 < found[row]["click/AUC"] < 1 for row in ("three_tower", "base", "din", "hccp", "copr"))
+
+
+@pytest.mark.slow
+def test_smoke_run_of_table_2(store, tmp_path):
+    out = tmp_path / "run"
+    done = launch("--experiment=hccp_table2", f"--store={store.directory}", "--smoke", f"--out={out}", TINY[-1])
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert {one["row"] for one in found} == {row.name for row in hccp_table2.EXPERIMENT.rows}
+    assert all(0 < one["metrics"][metric] <= 1 for one in found for metric in hccp_table2.METRICS)
+    verdicts = json.loads((out / "claims.json").read_text())
+    assert [verdict["id"] for verdict in verdicts] == [claim.id for claim in hccp_table2.EXPERIMENT.claims]
+    assert not any("has no results" in verdict.get("reason", "") for verdict in verdicts)
 
 
 @pytest.mark.parametrize(
