@@ -122,6 +122,7 @@ class Experiment:
         data: one sentence that says what is real and what is simulated; printed under every table.
         settings: the default configuration, a frozen dataclass tree.
         smoke: overrides that shrink minutes to seconds.
+        smoke_rows: rows of a smoke run, references among them, unless others are named; empty for all.
         rows: all rows, in the order of the table; the first trained row is the baseline of the differences.
         columns: what the table prints.
         claims: what is decided from the paired differences.
@@ -166,6 +167,7 @@ class Experiment:
     figures: tuple[tuple[str, str, Callable[..., Any]], ...] = ()
     notes: Callable[..., Sequence[str]] | None = None
     configured: Callable[[Any], dict[str, float]] | None = None
+    smoke_rows: tuple[str, ...] = ()
 
     def row(self, name: str) -> Row:
         """The row of that name."""

@@ -39,6 +39,7 @@ FUNNELS: dict[str, tuple[str, dict]] = {
     "zipf_095": ("popularity skew 0.95", {"world.zipf": 0.95}),
     "explored": ("a tenth of the impressions random", {"world.exploration": 0.1}),
 }
+SMOKE_FUNNELS = ("default", "trained", "items_5000", "explored")  # each is a world of its own, with its own programs
 METHODS = ("base", "without_up", "without_margin", "hccp")
 CLICKS, PURCHASES = "online/clicks", "online/purchases"
 HEADS = {"": "click head", "fused/": "fused"}
@@ -138,6 +139,7 @@ EXPERIMENT = Experiment(
     | {"world.candidates": 1024, "world.ranker_requests": 256}  # as funnels need
     | {"train.steps": 4, "train.chunk": 2, "evaluate.online": 64},
     rows=rows(),
+    smoke_rows=tuple(row.name for row in rows() if row.name.partition("/")[0] in SMOKE_FUNNELS),
     columns=(
         *(Column(f"{head}{CLICKS}", f"{name}: clicks", percent=False, lift=True) for head, name in HEADS.items()),
         *(Column(f"{head}{PURCHASES}", f"{name}: purchases", percent=False, lift=True) for head, name in HEADS.items()),

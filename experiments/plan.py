@@ -84,7 +84,7 @@ def make(experiment: Experiment, values: flags.FlagValues) -> Plan:
     words = [values[n].serialize() for n in values if values[n].present and n not in LAUNCHER_ONLY]
     plan = Plan(
         experiment,
-        tuple(_rows(experiment, given["rows"])),
+        tuple(_rows(experiment, given["rows"], given["smoke"])),
         settings,
         _how_many(experiment.seeds, given["seeds"], min(2, experiment.seeds) if given["smoke"] else None),
         _how_many(experiment.worlds, given["worlds"], 1 if given["smoke"] else None),
@@ -111,11 +111,13 @@ def _swept(plan: Plan, given: Mapping[str, Any]) -> Plan:
     return plan.at(sweeps.tried(plan.rows, plan.settings, at))
 
 
-def _rows(experiment: Experiment, names: Sequence[str]) -> list[Row]:
+def _rows(experiment: Experiment, names: Sequence[str], smoke: bool) -> list[Row]:
     known = {row.name: row for row in experiment.rows}
     for name in names:
         if name not in known:
             raise UserError(f"rows={name!r}: unknown; {config.near_miss(name, known)}")
     # the references of a table cost seconds, so they stay in it
     run = [row for row in experiment.rows if not row.derived]
+    if smoke and experiment.smoke_rows:
+        run = [row for row in run if row.name in (*experiment.smoke_rows, *names)]
     return [row for row in run if not names or row.name in names or row.reference]
