@@ -56,7 +56,7 @@ def groups_figure(experiment: Experiment, records: Sequence[Record]) -> Figure |
             )
         axis.set(title=TITLES[name])
         axis.set_xticks(range(len(GROUPS)), GROUPS)
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1 if name == "precision@100" else 0))
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=2 if name == "precision@100" else 0))
         axis.grid(visible=False, axis="x")
         axis.set_ylim(bottom=0)
     return with_legend(figure, axes[:1], experiment)

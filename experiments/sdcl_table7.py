@@ -68,7 +68,7 @@ def weights_figure(experiment: Experiment, records: Sequence[Record]) -> Figure 
                 color=colour(kinds, row),
             )
         axis.set(title=f"{TITLES[task]} ({task})", ylabel="mean weight w")
-        axis.set_xticks(range(len(GROUPS)), GROUPS, fontsize=8)
+        axis.set_xticks(range(len(GROUPS)), [group.replace("-", "-\n") for group in GROUPS], fontsize=8)
         axis.grid(visible=False, axis="x")
         axis.set_ylim(bottom=0)
     return with_legend(figure, axes[:1], kinds)
