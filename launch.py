@@ -79,6 +79,9 @@ def _run(arguments: Sequence[str], console: Console) -> int:
         return 0
     given: dict[str, Any] = {name: values[name].value for name in values}
     if given["claims"] or given["results"]:
+        others = [name for name in values if values[name].present and name not in ("claims", "results", "out")]
+        if others:
+            raise UserError(f"{others[0]}={given[others[0]]!r}: expected only --out and --results with --claims")
         return _claims(given, arguments, console)
     asked = plan.make(experiment, values)
 

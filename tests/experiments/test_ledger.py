@@ -221,6 +221,13 @@ def test_launch_refuses_a_directory_without_runs(tmp_path, capsys):
     assert "expected --claims" in errors[0]
 
 
+def test_the_ledger_is_of_all_experiments(tmp_path, capsys):
+    assert launch_main(["--claims", "--experiment=hccp_ladder", f"--out={tmp_path}"]) == 2
+    assert capsys.readouterr().err == (
+        "error: experiment='hccp_ladder': expected only --out and --results with --claims\n"
+    )
+
+
 def test_launch_lists_every_claim_of_every_experiment(tmp_path, capsys):
     from launch import EXPERIMENTS, _load
 
