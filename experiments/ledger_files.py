@@ -17,6 +17,7 @@ from experiments.atomic import write_atomically
 from experiments.claims import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
 from experiments.latex import PACKAGES, long_table
 from experiments.ledger import STATUSES, Entry, Ledger, Run
+from experiments.provenance import portable
 from experiments.report import by_world_text, chance_text, effect_text, page
 from experiments.tables import MISSING, pipes
 
@@ -107,7 +108,7 @@ def to_markdown(ledger: Ledger, beginning: str) -> str:
 def _run_markdown(run: Run) -> str:
     """A run: what it is, what made it, its size."""
     lines = [f"### {run.name}", f"{run.experiment.title}: {run.experiment.table}. {run.experiment.paper}."]
-    facts = [(name, f"`{text}`" if name == "Command" else text) for name, text in run_facts(run)]
+    facts = [(name, f"`{portable(text)}`" if name == "Command" else text) for name, text in run_facts(run)]
     return "\n\n".join([*lines, "\n".join(f"* {name}: {text}" for name, text in facts)])
 
 

@@ -77,6 +77,17 @@ def _beside(out_dir: Path, experiment: Experiment) -> dict[str, Any]:
     return {}
 
 
+def portable(command: str) -> str:
+    """The command with DIR and STORE for folders of data, which lie elsewhere on another machine.
+
+    >>> portable("python launch.py --experiment=croloss --store=/mnt/games")
+    'python launch.py --experiment=croloss --store=STORE'
+    """
+    shown = {f"--{name}": name.rpartition("_")[2].upper() for name in PLACES}
+    pairs = [word.partition("=") for word in command.split()]
+    return " ".join(f"{name}={shown[name]}" if name in shown else name + rest + value for name, rest, value in pairs)
+
+
 def is_smoke_command(command: str) -> bool:
     """Whether a command line asks for a smoke run."""
     return any(word in ("--smoke", "--smoke=true", "--smoke=True", "--smoke=1") for word in command.split())
