@@ -1,6 +1,6 @@
 """Pre-rankers that train on their own logs, day after day: the Matthew effect in a closed loop, simulated.
 
-    python launch.py --experiment=online_days                 about MINUTES minutes on two cores
+    python launch.py --experiment=online_days                 about an hour on two cores
     python launch.py --experiment=online_days --smoke
 
 Simulated data, five seeds in each of three worlds. Not a table of HCCP, but what its introduction argues: a pre-ranker
