@@ -65,20 +65,22 @@ def rows() -> tuple[Row, ...]:
 
 
 def online_map(experiment: Experiment, records: Sequence[Record]) -> Figure | None:
-    """Lifts over Base, a line a funnel, a panel for clicks and one for purchases."""
-    if not any(CLICKS in record.metrics for record in records):
+    """Lifts over Base, a line a funnel that was run, a panel for clicks and one for purchases."""
+    run = {record.row.partition("/")[0] for record in records if CLICKS in record.metrics}
+    funnels = [funnel for funnel in FUNNELS if funnel in run]
+    if not funnels:
         return None
-    figure = Figure(figsize=(WIDTH, 1.6 + 0.42 * len(FUNNELS)), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.6 + 0.42 * len(funnels)), dpi=DPI, layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axis, (metric, title) in zip(panels, ((CLICKS, "clicks"), (PURCHASES, "purchases")), strict=True):
-        for place, funnel in enumerate(FUNNELS):
+        for place, funnel in enumerate(funnels):
             _points(axis, records, metric, funnel, place)
         axis.axvline(0, color="#333333", linewidth=0.8)
         axis.set(title=f"{title} over Base")
         axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.grid(alpha=0.25, axis="x")
         axis.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(range(len(FUNNELS)), [label for label, _ in FUNNELS.values()], fontsize=8)
+    panels[0].set_yticks(range(len(funnels)), [FUNNELS[funnel][0] for funnel in funnels], fontsize=8)
     panels[0].invert_yaxis()
     figure.suptitle("When coordination pays online (simulated data)", fontsize=12, fontweight="bold")
     handles, labels = panels[0].get_legend_handles_labels()
