@@ -124,10 +124,12 @@ def _scatter(axis: Axes, experiment: Experiment, found: Sequence[Point]) -> None
 def _frontier(axis: Axes, experiment: Experiment, kept: Sequence[Point]) -> None:
     xs, ys = [point.cost for point in kept], [point.quality for point in kept]
     axis.step(xs, ys, where="post", color="#999999", linewidth=1.2, zorder=1, label="frontier")
-    for index, point in enumerate(kept):
+    for index, point in enumerate(kept):  # nothing is cheaper and better than these, so there is room to the left
+        if any(point.cost < other.cost < 1.05 * point.cost for other in kept):
+            continue  # the names of neighbours would lie on each other; the better one has its own
         label, at = experiment.row(point.row).label, (point.cost, point.quality)
-        offset = (0, 9 if index % 2 == 0 else -15)
-        axis.annotate(label, at, offset, textcoords="offset points", fontsize=7, ha="center")
+        offset, side = ((-6, 2), "right") if index else ((-5, 8), "left")
+        axis.annotate(label, at, offset, textcoords="offset points", fontsize=7, ha=side)
 
 
 EXPERIMENT = replace(
