@@ -1,6 +1,6 @@
 """RankTower Table 2: which samples it is trained on, on KuaiRand-Pure with simulated stages.
 
-    python launch.py --experiment=ranktower_table2 --data_dir=DIR          about 25 minutes on two cores
+    python launch.py --experiment=ranktower_table2 --data_dir=DIR          about 15 minutes on two cores
     python launch.py --experiment=ranktower_table2 --store=STORE --smoke
 
 Impressions alone, with ranking and pre-ranking candidates, with random samples, or all three; five seeds, an eighth of
@@ -17,7 +17,7 @@ EXPERIMENT = table(
     2,
     "sampling",
     (FULL, *SAMPLING),
-    minutes=25,
+    minutes=15,
     run=run,
     printed=printed(
         {

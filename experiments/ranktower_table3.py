@@ -1,6 +1,6 @@
 """RankTower Table 3: which ranking loss on the hard labels, on KuaiRand-Pure with simulated stages.
 
-    python launch.py --experiment=ranktower_table3 --data_dir=DIR          about 40 minutes on two cores
+    python launch.py --experiment=ranktower_table3 --data_dir=DIR          about 20 minutes on two cores
     python launch.py --experiment=ranktower_table3 --store=STORE --smoke
 
 The hybrid loss, either of its parts and four others, each beside the same distillation; five seeds, an eighth of an
@@ -19,7 +19,7 @@ EXPERIMENT = table(
     3,
     "ranking losses",
     (FULL, *RANKING),
-    minutes=40,
+    minutes=20,
     run=run,
     printed=printed(
         {
