@@ -54,11 +54,13 @@ def _list(console: Console) -> None:
         )
 
 
-def _claims(given: dict[str, Any], arguments: Sequence[str], console: Console) -> int:
+def _claims(given: dict[str, Any], asked: Sequence[str], arguments: Sequence[str], console: Console) -> int:
     from experiments import ledger, ledger_files
 
     if not given["claims"]:
         raise UserError(f"results={given['results']!r}: expected --claims with it")
+    if ignored := [name for name in asked if name not in ("claims", "results", "out")]:
+        raise UserError(f"{ignored[0]}={given[ignored[0]]!r}: expected only --out and --results with --claims")
     found = ledger.read_ledger(given["out"] or "runs", [_load(name) for name in EXPERIMENTS])
     ledger_files.write_all(found, "python launch.py " + shlex.join(arguments), given["results"], console)
     return 0
@@ -79,10 +81,7 @@ def _run(arguments: Sequence[str], console: Console) -> int:
         return 0
     given: dict[str, Any] = {name: values[name].value for name in values}
     if given["claims"] or given["results"]:
-        others = [name for name in values if values[name].present and name not in ("claims", "results", "out")]
-        if others:
-            raise UserError(f"{others[0]}={given[others[0]]!r}: expected only --out and --results with --claims")
-        return _claims(given, arguments, console)
+        return _claims(given, [name for name in values if values[name].present], arguments, console)
     asked = plan.make(experiment, values)
 
     from experiments import search, startup, study, trials

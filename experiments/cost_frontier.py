@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import FormatStrFormatter, PercentFormatter
 
 from experiments import systems
 from experiments.claims import Record, by_seed, over_worlds
@@ -94,7 +94,7 @@ def cost_frontier(experiment: Experiment, records: Sequence[Record]) -> Figure |
         _frontier(axis, experiment, frontier(found))
         axis.set_xscale("log")
         axis.set(xlabel=NAMES[cost], title=NAMES[quality])
-        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.margins(x=0.06, y=0.12)
     handles, labels = axes[0].get_legend_handles_labels()

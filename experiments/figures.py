@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import FormatStrFormatter, MaxNLocator, PercentFormatter
 
 from experiments.atomic import write_atomically
 from experiments.claims import Record, Values, by_seed, over_worlds, read_records
@@ -83,7 +83,7 @@ def hit_rate_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
             points = pool(((curve["cutoffs"], curve["values"]) for curve in curves), [r.world for r in own])
             line(axis, experiment, row, points)
         axis.set_xscale("log")
-        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axis.set(title=f"{name}@K", xlabel="K")
         axis.set_ylim(0, min(1.0, 1.05 * axis.dataLim.ymax))

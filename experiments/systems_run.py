@@ -125,8 +125,7 @@ def run_rows(context: Context, ground: Ground, trials: Sequence[Trial]) -> None:
 class _Bench(NamedTuple):
     """What members of one method are trained and compared with.
 
-    `asked` is the request that serving is timed with, and the items of the catalogue. `before` holds the members that
-    were trained in this process, by all that decided them, and their directories.
+    `before` holds those that were trained in this process, by all that decided them, and their directories.
     """
 
     context: Context
@@ -134,7 +133,6 @@ class _Bench(NamedTuple):
     method: Method
     program: Program
     judge: Judge
-    asked: Asked
     before: dict[str, tuple[Trained, Path]]
 
 
@@ -160,7 +158,7 @@ def _run_group(context: Context, ground: Ground, trials: list[Trial], asked: Ask
     placement = Placement("single")
     program = Program(method, ground.source.featurise, placement, settings.train.tables, settings.train.members)
     judge = ground.judge(method)
-    bench = _Bench(context, ground, method, program, judge, asked, {})
+    bench = _Bench(context, ground, method, program, judge, {})
     cost: ServingCost | None = None
     for row in {trial.row.name: trial.row for trial in trials}.values():
         own = [trial for trial in trials if trial.row.name == row.name]

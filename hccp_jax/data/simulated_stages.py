@@ -56,7 +56,7 @@ def draw(
     return ranked, latter, sampling.pool_negatives(n_items, retrieved, pool, *keys)[0]
 
 
-def take(order: np.ndarray, positions: np.ndarray) -> np.ndarray:
+def _take(order: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Ids at positions, 0 where the position is -1 or past the end."""
     inside = (positions >= 0) & (positions < order.shape[1])
     return np.where(inside, np.take_along_axis(order, np.where(inside, positions, 0), axis=1), 0)
@@ -75,7 +75,7 @@ def staged_slots(
         pool: [U, pool] int32 ids that were not retrieved, 0 for none.
         shown: [U] exposures of a request; the order of the ranking stage begins after them.
     """
-    ids_2, ids_3 = take(ranking, n2), take(preranking, n3)
+    ids_2, ids_3 = _take(ranking, n2), _take(preranking, n3)
     ids = np.concatenate([ids_2, ids_3, pool], axis=1).astype(np.int32)
     widths = [part.shape[1] for part in (ids_2, ids_3, pool)]
     kinds = np.repeat(np.array([Stage.RANKED, Stage.PRERANKED, Stage.POOL], np.int8), widths)
