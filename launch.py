@@ -18,6 +18,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -61,8 +62,12 @@ def _claims(given: dict[str, Any], asked: Sequence[str], arguments: Sequence[str
         raise UserError(f"results={given['results']!r}: expected --claims with it")
     if ignored := [name for name in asked if name not in ("claims", "results", "out")]:
         raise UserError(f"{ignored[0]}={given[ignored[0]]!r}: expected only --out and --results with --claims")
-    found = ledger.read_ledger(given["out"] or "runs", [_load(name) for name in EXPERIMENTS])
-    ledger_files.write_all(found, "python launch.py " + shlex.join(arguments), given["results"], console)
+    experiments = [_load(name) for name in EXPERIMENTS]
+    found = ledger.read_ledger(given["out"] or "runs", experiments)
+    command = "python launch.py " + shlex.join(arguments)
+    ledger_files.write_all(found, command, console)
+    if given["results"]:
+        ledger_files.write_results(found, experiments, Path(given["results"]), command, console)
     return 0
 
 

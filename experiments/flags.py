@@ -19,7 +19,9 @@ def launcher_flags() -> flags.FlagValues:
     flags.DEFINE_boolean(
         "claims", False, "write the ledger of all claims from the runs below --out, and stop", **define
     )
-    flags.DEFINE_string("results", "", "with --claims: a file for the ledger with a preface, RESULTS.md", **define)
+    flags.DEFINE_string(
+        "results", "", "with --claims: RESULTS.md, the ledger with a preface; runs recorded beside it stay", **define
+    )
     flags.DEFINE_boolean("help", False, "list every flag with its meaning and default, and stop", **define)
     flags.DEFINE_list("rows", [], "rows to run, comma-separated; empty: all", **define)
     flags.DEFINE_integer("seeds", None, "training seeds of each row; empty: the experiment's own", **define)

@@ -3,9 +3,8 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,53 +29,29 @@ OURS = "Ours"
 
 @dataclass(frozen=True)
 class Run:
-    """A directory with results.
+    """What one run says: read from its directory, or from the record of a ledger that was written earlier.
 
     Attributes:
-        name: the directory, as seen from that of the ledger.
-        directory: where it is.
+        name: its directory, as seen from that of the ledger.
         experiment: what was run.
-        records: its finished trials.
         verdicts: on the experiment's claims, in order.
         provenance: what made it.
+        seeds: training seeds x worlds.
+        size: how much was trained on and how many parameters; then the paper's, if it says.
+        data: what the data are, see `provenance`.
+        facts: what stands beside its table: epochs, tuning, rows that were not run.
+        directory: where it is; None where only its record is there.
     """
 
     name: str
-    directory: Path
     experiment: Experiment
-    records: tuple[Record, ...]
     verdicts: tuple[Verdict, ...]
     provenance: Provenance
-
-    @cached_property
-    def facts(self) -> tuple[str, ...]:
-        """What stands beside its table: seeds and worlds, epochs, tuning, rows that were not run."""
-        _, *facts = build_table(self.experiment, self.records).facts  # the first names the paper
-        return tuple(fact for fact in facts if fact != self.experiment.data)
-
-    @property
-    def data(self) -> str:
-        """What the data are, see `provenance`."""
-        return kind_of_data(self.experiment, self.records)
-
-    @property
-    def seeds(self) -> str:
-        """Training seeds x worlds."""
-        trained = [record for record in self.records if not self.experiment.row(record.row).reference]
-        return f"{len({r.seed for r in trained})} x {len({r.world for r in trained})}"
-
-    @property
-    def size(self) -> str:
-        """How much was trained on and how many parameters; then the paper's, if it says."""
-        found: Mapping[str, Any] = read_json(self.directory / CONFIGURATION).get("config") or {}
-        train, world = found.get("train", {}), found.get("world", {})
-        parts = [f"{train['steps']:,} steps of {train['batch']:,}"] if "steps" in train and "batch" in train else []
-        parts += [f"{world[name]:,} {name}" for name in ("items", "users", "candidates") if name in world]
-        counts = sorted({int(v) for record in self.records if (v := record.metrics.get("parameters")) is not None})
-        shown = list(dict.fromkeys(f"{count:,}" for count in counts[:1] + counts[-1:]))
-        parts += [f"{' to '.join(shown)} parameters"] if shown else []
-        paper = f" The paper's: {self.experiment.paper_size}" if self.experiment.paper_size else ""
-        return f"{', '.join(parts) or 'not recorded'}.{paper}"
+    seeds: str
+    size: str
+    data: str
+    facts: tuple[str, ...]
+    directory: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -175,6 +150,13 @@ def read_ledger(out: Path | str, experiments: Sequence[Experiment]) -> Ledger:
     if not runs:
         why = f" ({aside[0][0]}: {aside[0][1]})" if aside else ""
         raise UserError(f"out={out}: no results of a known experiment in it or below{why}; expected --out of runs")
+    return of_runs(out, runs, aside, experiments)
+
+
+def of_runs(
+    out: Path, runs: Sequence[Run], aside: Iterable[tuple[str, str]], experiments: Sequence[Experiment]
+) -> Ledger:
+    """The ledger that runs make: of each experiment the claims of every full run, else of its smoke runs."""
     entries = [entry for experiment in experiments for entry in _entries(experiment, runs)]
     return Ledger(out, tuple(runs), tuple(sorted(entries, key=_place)), tuple(aside))
 
@@ -207,8 +189,35 @@ def _run(directory: Path, name: str, experiment: Experiment) -> Run:
     references = [row.name for row in experiment.rows if row.reference]
     if all(record.row in references for record in records):
         raise UserError(f"has no trained row of {experiment.name}; the rows of a sweep decide no claims")
-    verdicts = decide(experiment.claims, records, references)
-    return Run(name, directory, experiment, tuple(records), tuple(verdicts), provenance_of(directory, experiment))
+    _, *facts = build_table(experiment, records).facts  # the first names the paper
+    return Run(
+        name,
+        experiment,
+        tuple(decide(experiment.claims, records, references)),
+        provenance_of(directory, experiment),
+        _seeds(records, references),
+        _size(directory, records, experiment),
+        kind_of_data(experiment, records),
+        tuple(fact for fact in facts if fact != experiment.data),
+        directory,
+    )
+
+
+def _seeds(records: Sequence[Record], references: Sequence[str]) -> str:
+    trained = [record for record in records if record.row not in references]
+    return f"{len({r.seed for r in trained})} x {len({r.world for r in trained})}"
+
+
+def _size(directory: Path, records: Sequence[Record], experiment: Experiment) -> str:
+    found: Mapping[str, Any] = read_json(directory / CONFIGURATION).get("config") or {}
+    train, world = found.get("train", {}), found.get("world", {})
+    parts = [f"{train['steps']:,} steps of {train['batch']:,}"] if "steps" in train and "batch" in train else []
+    parts += [f"{world[name]:,} {name}" for name in ("items", "users", "candidates") if name in world]
+    counts = sorted({int(v) for record in records if (v := record.metrics.get("parameters")) is not None})
+    shown = list(dict.fromkeys(f"{count:,}" for count in counts[:1] + counts[-1:]))
+    parts += [f"{' to '.join(shown)} parameters"] if shown else []
+    paper = f" The paper's: {experiment.paper_size}" if experiment.paper_size else ""
+    return f"{', '.join(parts) or 'not recorded'}.{paper}"
 
 
 def _entries(experiment: Experiment, runs: Sequence[Run]) -> Iterator[Entry]:

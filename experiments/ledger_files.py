@@ -3,10 +3,8 @@
 import base64
 import csv
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from PIL import Image
@@ -15,8 +13,10 @@ from rich.text import Text
 
 from experiments.atomic import write_atomically
 from experiments.claims import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
+from experiments.experiment import Experiment
 from experiments.latex import PACKAGES, long_table
 from experiments.ledger import STATUSES, Entry, Ledger, Run
+from experiments.ledger_record import entry_json, to_json, with_recorded
 from experiments.provenance import portable
 from experiments.report import by_world_text, chance_text, effect_text, page
 from experiments.tables import MISSING, pipes
@@ -39,9 +39,10 @@ Every claim that the experiments of this package test, with the verdict of every
     {command}
 
 and not by hand. The runs were made by the commands that stand with them; each writes its directory with `table.md`,
-`table.csv`, `table.tex`, `claims.json`, figures and `report.html`. To write this file again, run them (a finished trial
-is not run twice), then the command above. The papers' data are private or larger than what was run here: what is
-tested is the order of the rows and the signs of the effects, at the sizes given.
+`table.csv`, `table.tex`, `claims.json`, figures and `report.html`. To renew a run, make it again, then give the command
+above: it reads the runs below `runs/` and takes the others from `{record}` as they were recorded, each with its commit.
+The papers' data are private or larger than what was run here: what is tested is the order of the rows and the signs of
+the effects, at the sizes given.
 """
 HEADER = ("id", "stated in", "statement", "verdict", "effect [95 %]", "by world", "p (Holm)", "seeds x worlds")
 CSV_HEADER = (
@@ -50,18 +51,33 @@ CSV_HEADER = (
 )
 
 
-def write_all(ledger: Ledger, command: str, results: str, console: Console) -> None:
-    """Write the ledger's files into its directory, and to `results` with a preface if given; print a line a claim."""
+def write_all(ledger: Ledger, command: str, console: Console) -> None:
+    """Write the ledger's files into its directory; print a line a claim."""
     title = f"# {TITLE}\n\nWritten by `{command}`.\n"
     write_atomically(ledger.out / "ledger.md", to_markdown(ledger, title))
     write_atomically(ledger.out / "ledger.csv", to_csv(ledger))
     write_atomically(ledger.out / "ledger.json", to_json(ledger))
     write_atomically(ledger.out / "ledger.tex", to_latex(ledger, command))
     write_atomically(ledger.out / "ledger.html", to_html(ledger, command))
-    if results:
-        write_atomically(Path(results), to_markdown(ledger, PREFACE.format(command=command)))
     to_terminal(ledger, console)
     console.print(f"ledger.md, .csv, .json, .tex and .html are in {ledger.out}", highlight=False, soft_wrap=True)
+
+
+def write_results(
+    ledger: Ledger, experiments: Sequence[Experiment], path: Path, command: str, console: Console
+) -> None:
+    """Write RESULTS.md and its record beside it; runs that are in the record alone are kept as they stand.
+
+    Raises:
+        UserError: if what lies in the record's place is none.
+    """
+    record = path.with_suffix(".json")
+    whole = with_recorded(ledger, record, experiments)
+    write_atomically(path, to_markdown(whole, PREFACE.format(command=command, record=record.name)))
+    write_atomically(record, to_json(whole))
+    kept = sum(run.directory is None for run in whole.runs)
+    told = f"{path} and {record}: {len(whole.runs)} runs, {kept} of them as recorded earlier; {whole.tally}"
+    console.print(told, highlight=False, soft_wrap=True)
 
 
 def to_terminal(ledger: Ledger, console: Console) -> None:
@@ -149,57 +165,10 @@ def to_csv(ledger: Ledger) -> str:
     writer = csv.DictWriter(text, CSV_HEADER, lineterminator="\n")
     writer.writeheader()
     for entry in ledger.entries:
-        line = _entry_json(entry)
+        line = entry_json(entry)
         low, high = line.pop("ci95") or (None, None)
         writer.writerow(line | {"low": low, "high": high, "by_world": " ".join(map(str, line["by_world"]))})
     return text.getvalue()
-
-
-def to_json(ledger: Ledger) -> str:
-    """Counts, runs, claims, and what was left aside."""
-    runs = [
-        {
-            "run": run.name,
-            "experiment": run.experiment.name,
-            "smoke": run.provenance.smoke,
-            **{name.lower(): text for name, text in run.provenance.facts},
-            "seeds_x_worlds": run.seeds,
-            "size": run.size,
-            "changed": list(run.provenance.changed),
-            "data": run.data,
-            "facts": list(run.facts),
-        }
-        for run in ledger.runs
-    ]
-    content = {
-        "counts": ledger.counts,
-        "runs": runs,
-        "claims": [_entry_json(entry) for entry in ledger.entries],
-        "left_aside": [{"run": name, "reason": reason} for name, reason in ledger.aside],
-    }
-    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _entry_json(entry: Entry) -> dict[str, Any]:
-    found = entry.verdict.as_json() if entry.verdict else {}
-    return {
-        "id": entry.claim.id,
-        "paper": entry.claim.paper,
-        "statement": entry.claim.statement,
-        "measured": entry.claim.measured,
-        "status": entry.status,
-        "effect": found.get("effect"),
-        "ci95": found.get("ci95"),
-        "by_world": found.get("effect_by_world", []),
-        "p_holm": found.get("p_holm"),
-        "seeds": found.get("seeds", 0),
-        "worlds": found.get("worlds", 0),
-        "data": entry.data,
-        "experiment": entry.experiment.name,
-        "run": entry.run.name if entry.run else "",
-        "commit": entry.run.provenance.commit if entry.run else "",
-        "reason": entry.reason,
-    }
 
 
 def to_latex(ledger: Ledger, command: str) -> str:
@@ -217,8 +186,8 @@ def to_latex(ledger: Ledger, command: str) -> str:
 
 def to_html(ledger: Ledger, command: str) -> str:
     """ledger.html: one page that needs nothing else; it links to the pages and pictures of the runs beside it."""
-    pictures = {run.name: _pictures(ledger.out, run) for run in ledger.runs}
-    links = {run.name: _link(ledger.out, run.directory / "report.html") for run in ledger.runs}
+    pictures = {run.name: _pictures(ledger.out, run.directory) for run in ledger.runs if run.directory}
+    links = {run.name: _link(ledger.out, run.directory / "report.html") for run in ledger.runs if run.directory}
     return page(TEMPLATE).render(
         title=TITLE,
         ledger=ledger,
@@ -237,11 +206,11 @@ def _link(out: Path, path: Path) -> str:
     return quote(path.relative_to(out).as_posix()) if path.exists() else ""
 
 
-def _pictures(out: Path, run: Run) -> Sequence[dict[str, str]]:
+def _pictures(out: Path, directory: Path) -> Sequence[dict[str, str]]:
     """Small pictures of a run's figures, each with a link to the whole."""
     return [
         {"uri": _thumbnail(path), "title": path.stem.replace("_", " "), "link": _link(out, path)}
-        for path in sorted((run.directory / "figures").glob("*.png"))
+        for path in sorted((directory / "figures").glob("*.png"))
     ]
 
 

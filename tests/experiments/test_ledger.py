@@ -148,8 +148,10 @@ def written(tmp_path_factory):
     report.write_all(full, DEMO, "python launch.py --out='full run'", Console(file=io.StringIO()))
     text = io.StringIO()
     third = experiment("third", claims=(claim("HAP-1", "good"),))
-    found = read_ledger(tmp_path, [DEMO, OTHER, third])
-    ledger_files.write_all(found, COMMAND, str(tmp_path / "RESULTS.md"), Console(file=text, width=80))
+    experiments = [DEMO, OTHER, third]
+    found = read_ledger(tmp_path, experiments)
+    ledger_files.write_all(found, COMMAND, Console(file=text, width=80))
+    ledger_files.write_results(found, experiments, tmp_path / "RESULTS.md", COMMAND, Console(file=io.StringIO()))
     return tmp_path, text.getvalue()
 
 

@@ -28,7 +28,7 @@ def out(tmp_path_factory) -> Path:
         report.write_all(out / name, of, command, Console(file=io.StringIO()))
     third = experiment("third", claims=(claim("HAP-1", "good"),))
     ledger = read_ledger(out, [experiment(), long, third])
-    ledger_files.write_all(ledger, "python launch.py --claims", "", Console(file=io.StringIO()))
+    ledger_files.write_all(ledger, "python launch.py --claims", Console(file=io.StringIO()))
     return out
 
 
