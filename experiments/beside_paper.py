@@ -134,7 +134,7 @@ def to_markdown(table: Table, found: Sequence[Beside]) -> str:
             pipes([header, *lines]),
             "Ours, then the paper's:",
             pipes([["", *(table.header(one.column) for one in found)], *cells]),
-            table.experiment.data,
+            table.experiment.data.sentence,
         ]
     )
 

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from experiments.claims import Record
 from experiments.croloss_rows import PAPER
-from experiments.experiment import Claim, Column, Experiment, Row
+from experiments.experiment import Claim, Column, Data, Experiment, Kind, Row
 from experiments.figures import COLOURS, panels
 from experiments.trials import Context, save_result
 from hccp_jax.config import field
@@ -29,7 +29,7 @@ from hccp_jax.losses.recall import croloss_in_batch, kernel_function
 from hccp_jax.methods.croloss import NO_KERNEL, HyperConfig, KernelConfig
 from hccp_jax.training.config import TrainConfig
 
-DATA = "Drawn vectors; nothing is trained and no data is read."
+DATA = Data(Kind.COMPUTED, "Drawn vectors; nothing is trained and no data is read.")
 ROUNDING = 1e-5  # of float32 sums over thousands of negatives
 Vectors = tuple[jax.Array, jax.Array, jax.Array]  # users [R, d], positives [R, d], negatives [N, d]
 

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.experiment import Data, Kind
 from experiments.trials import Context, Trial, groups, save_result, validated
 from hccp_jax.config import field
 from hccp_jax.data import describe
@@ -34,7 +35,10 @@ from hccp_jax.training.loop import train
 from hccp_jax.training.program import Program
 from hccp_jax.training.state import TrainState
 
-DATA = "Real sequences, users split at random; the negatives of training are random items, and nothing is simulated."
+DATA = Data(
+    Kind.REAL,
+    "Real sequences, users split at random; the negatives of training are random items, and nothing is simulated.",
+)
 CHOSEN_BY = 100  # N of the recall that chooses a row's step
 Rank = Callable[[Any], Ranked]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 
@@ -109,6 +110,29 @@ class Claim:
         return self.terms or ((1.0, self.better, self.metric), (-1.0, self.worse, self.metric))
 
 
+class Kind(StrEnum):
+    """What the data of a run are, as a reader sees it."""
+
+    SIMULATED = "simulated"
+    STAGED = "real with simulated stages"
+    REAL = "real"
+    STORED = "as the store says"  # until a result tells which
+    COMPUTED = "computed"  # nothing is trained
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is real and what is simulated.
+
+    Attributes:
+        kind: in a word.
+        sentence: printed under every table.
+    """
+
+    kind: Kind
+    sentence: str
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One table or figure of a paper, or of ours.
@@ -119,7 +143,7 @@ class Experiment:
         paper: citation.
         table: which table or figure it re-runs.
         minutes: expected minutes on two CPU cores at full size.
-        data: one sentence that says what is real and what is simulated; printed under every table.
+        data: what is real and what is simulated.
         settings: the default configuration, a frozen dataclass tree.
         smoke: overrides that shrink minutes to seconds.
         smoke_rows: rows of a smoke run, references among them, unless others are named; empty for all.
@@ -148,7 +172,7 @@ class Experiment:
     paper: str
     table: str
     minutes: float
-    data: str
+    data: Data
     settings: Any
     smoke: Mapping[str, Any]
     rows: tuple[Row, ...]

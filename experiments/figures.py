@@ -16,7 +16,7 @@ from matplotlib.ticker import FormatStrFormatter, MaxNLocator, PercentFormatter
 
 from experiments.atomic import write_atomically
 from experiments.claims import Record, Values, by_seed, over_worlds, read_records
-from experiments.experiment import Experiment, Row
+from experiments.experiment import Experiment, Kind, Row
 from hccp_jax.evaluation.statistics import Interval
 
 WIDTH, DPI = 6.4, 187.5  # inches and dots an inch: 1200 pixels, with letters that are still read on a phone
@@ -241,7 +241,7 @@ def panels(
         axis.grid(alpha=0.25, linewidth=0.6)
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
-    simulated = " (simulated data)" if experiment.data.startswith("Simulated") else ""
+    simulated = " (simulated data)" if experiment.data.kind == Kind.SIMULATED else ""
     figure.suptitle(f"{title}{simulated}", fontsize=12, fontweight="bold")
     return figure, axes
 

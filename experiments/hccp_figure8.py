@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.claims import Record
-from experiments.experiment import Claim, Column, Experiment, Row
+from experiments.experiment import Claim, Column, Data, Experiment, Kind, Row
 from experiments.figures import line, panels, pool, with_legend
 from experiments.quickstart import PAPER
 from experiments.trials import Context, save_result
@@ -110,7 +110,7 @@ EXPERIMENT = Experiment(
     paper=PAPER,
     table="Figure 8 and the appendix",
     minutes=0.2,
-    data="Lists of drawn scores and norms; nothing is trained.",
+    data=Data(Kind.COMPUTED, "Lists of drawn scores and norms; nothing is trained."),
     settings=GradientSettings(),
     smoke={"drawn.lists": 32},
     rows=(

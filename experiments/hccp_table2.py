@@ -16,7 +16,7 @@ them.
 from dataclasses import replace
 
 from experiments import systems_logs
-from experiments.experiment import Claim, Column
+from experiments.experiment import Claim, Column, Data, Kind
 from experiments.quickstart import PAPER
 from experiments.systems import SYSTEM_ROWS
 
@@ -46,7 +46,10 @@ EXPERIMENT = replace(
     title="HCCP Table 2: impressions of public logs, with simulated stages",
     paper=PAPER,
     table="Table 2",
-    data="Real impressions of the store's test part; ranking order, unexposed candidates and teacher are simulated.",
+    data=Data(
+        Kind.STAGED,
+        "Real impressions of the store's test part; ranking order, unexposed candidates and teacher are simulated.",
+    ),
     rows=tuple(row for name in ORDER for row in SYSTEM_ROWS if row.name == name),
     columns=tuple(Column(metric, metric.partition("/")[2]) for metric in METRICS),
     claims=(

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.experiment import Claim, Column, Experiment, Row
+from experiments.experiment import Claim, Column, Data, Experiment, Kind, Row
 from experiments.hccp_ladder import LABELS
 from experiments.quickstart import PAPER
 from experiments.trials import Context, Trial, groups, save_result, validated
@@ -48,9 +48,10 @@ from hccp_jax.training.config import Member, TrainConfig
 from hccp_jax.training.loop import train
 from hccp_jax.training.state import TrainState, stack_numbers
 
-DATA = (
+DATA = Data(
+    Kind.STAGED,
     "Real logs (KuaiRand-Pure, Kuaishou): exposures, clicks and long views are real; the unexposed stages of the "
-    "training lists come from a simulated cascade over the real catalogue."
+    "training lists come from a simulated cascade over the real catalogue.",
 )
 
 

@@ -73,7 +73,7 @@ def to_latex(table: Table, provenance: Provenance) -> str:
         compared = [index for index in columns if not table.experiment.columns[index].cost]
         blocks = _blocks(compared, DIFFERENCES_WIDE)
         differences = [_tabular(table, block, table.compared, Cell.difference_text) for block in blocks]
-        caption = f"{escape(table.difference_title)}. {escape(table.experiment.data)}"
+        caption = f"{escape(table.difference_title)}. {escape(table.experiment.data.sentence)}"
         parts.append(_floating(differences, caption, f"{name}-differences"))
     return "\n".join(parts) + "\n"
 

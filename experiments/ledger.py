@@ -198,7 +198,7 @@ def _run(directory: Path, name: str, experiment: Experiment) -> Run:
         _seeds(records, references),
         _size(directory, records, experiment),
         kind_of_data(experiment, records),
-        tuple(fact for fact in facts if fact != experiment.data),
+        tuple(fact for fact in facts if fact != experiment.data.sentence),
         directory,
     )
 

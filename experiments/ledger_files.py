@@ -133,7 +133,7 @@ def run_facts(run: Run) -> list[tuple[str, str]]:
     facts = [*run.provenance.facts, ("Seeds x worlds", run.seeds), ("Size", run.size)]
     facts += [("Changed", "; ".join(run.provenance.changed))] if run.provenance.changed else []
     facts += [("Smoke run", "shrunk to seconds; its numbers decide nothing")] if run.provenance.smoke else []
-    return [*facts, ("Data", f"{run.data}. {run.experiment.data}"), ("Facts", " ".join(run.facts))]
+    return [*facts, ("Data", f"{run.data}. {run.experiment.data.sentence}"), ("Facts", " ".join(run.facts))]
 
 
 def _columns(entry: Entry) -> list[str]:

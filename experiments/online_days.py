@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from experiments.claims import Record, by_seed, over_worlds
-from experiments.experiment import Claim, Column, Experiment, Row
+from experiments.experiment import Claim, Column, Data, Experiment, Kind, Row
 from experiments.figures import line, panels, with_legend
 from experiments.hccp_ladder import LABELS
 from experiments.online_days_run import DaysConfig, DaysSettings, run
@@ -34,9 +34,10 @@ from hccp_jax.methods.hccp import ROWS as HCCP_ROWS
 from hccp_jax.training.config import TrainConfig
 
 SOURCE = "HCCP, introduction"
-DATA = (
+DATA = Data(
+    Kind.SIMULATED,
     "Simulated data: users, items, funnel and feedback come from the package's own world, which each arm changes by "
-    "its own clicks."
+    "its own clicks.",
 )
 ROWS = (
     Row("logging", "the world's own, never trained", reference=True),

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments.claims import Record, read_json, read_records
-from experiments.experiment import Experiment
+from experiments.experiment import Experiment, Kind
 from hccp_jax import config
 
 COMMAND = "command.txt"
 CONFIGURATION, ENVIRONMENT = "config.json", "environment.json"
 UNKNOWN = "not recorded"
 PLACES = ("data_dir", "store")  # fields that say where data lie
-SIMULATED, STAGED, REAL, STORED = "simulated", "real with simulated stages", "real", "as the store says"
-COMPUTED = "computed"
 
 
 @dataclass(frozen=True)
@@ -113,14 +111,9 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return leaves
 
 
-def kind_of_data(experiment: Experiment, records: Sequence[Record] = ()) -> str:
-    """What the data are, by what the experiment and its results say: one of the words above."""
+def kind_of_data(experiment: Experiment, records: Sequence[Record] = ()) -> Kind:
+    """What the data are; of a store, what its description says in the results."""
     told = {str(record.result["data"]) for record in records if record.result.get("data")}
-    text = " ".join([experiment.data, *sorted(told)]).lower().replace("nothing is simulated", "")
-    if "nothing is trained" in text:
-        return COMPUTED
-    if experiment.data.lower().startswith("simulated"):
-        return SIMULATED
-    if "simulated" in text:
-        return STAGED
-    return STORED if "the store" in text and not told else REAL
+    if experiment.data.kind != Kind.STORED or not told:
+        return experiment.data.kind
+    return Kind.STAGED if any("simulated" in text.lower() for text in told) else Kind.REAL

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.experiment import Claim, Column, Experiment, Row
+from experiments.experiment import Claim, Column, Data, Experiment, Kind, Row
 from experiments.sdcl_table3 import PAPER
 from experiments.trials import Context, save_result
 from hccp_jax.training.config import TrainConfig
@@ -84,7 +84,7 @@ EXPERIMENT = Experiment(
     paper=PAPER,
     table="Table 2",
     minutes=1,
-    data="The paper's toy numbers: three samples with given scores; nothing is trained.",
+    data=Data(Kind.COMPUTED, "The paper's toy numbers: three samples with given scores; nothing is trained."),
     settings=ToySettings(),
     smoke={},
     rows=(Row(FUSED, "fused: CTR + ITR + TIME"), Row("ctr", "CTR"), Row("itr", "ITR"), Row("time", "TIME")),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.experiment import Row
+from experiments.experiment import Data, Kind, Row
 from experiments.settings import SimulatedSettings
 from experiments.trials import Context, Trial, groups, save_result, validated
 from hccp_jax.cascade import logs
@@ -28,9 +28,10 @@ from hccp_jax.training.run import Validate
 from hccp_jax.training.state import TrainState, stack_numbers
 
 NOTHING: Measurement = ({}, {})  # what is earned without an online test
-DATA = (
+DATA = Data(
+    Kind.SIMULATED,
     "Simulated data: users, items, funnel and feedback come from the package's own world; the truth row scores by the "
-    "true click probability, which no real log can give."
+    "true click probability, which no real log can give.",
 )
 
 

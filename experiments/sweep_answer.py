@@ -80,7 +80,7 @@ def _answer(finished: Sequence[Tried], of_row: Mapping[str, list[Record]]) -> An
 
 def to_markdown(experiment: Experiment, found: Sequence[Answer], text: str) -> str:
     """sweep.md."""
-    parts = [f"# Sweep: {experiment.title}", f"`{text}`", experiment.data]
+    parts = [f"# Sweep: {experiment.title}", f"`{text}`", experiment.data.sentence]
     for answer in found:
         best = answer.settings[0]
         names = list(dict.fromkeys(name for setting in answer.settings for name in setting.tried.point))

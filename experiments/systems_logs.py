@@ -14,7 +14,7 @@ budget are those of `systems`; the teacher is a DIN trained on the same impressi
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.experiment import Claim, Column, Experiment, Row
+from experiments.experiment import Claim, Column, Data, Experiment, Kind, Row
 from experiments.logs_ground import LogsSettings, open_ground, opened
 from experiments.systems import COST_COLUMNS, PAPER, PICTURED, SYSTEM_ROWS
 from experiments.systems_run import run_rows
@@ -56,7 +56,7 @@ EXPERIMENT = Experiment(
     paper=PAPER,
     table="the systems of the table `systems`, on the impressions of a store",
     minutes=60,
-    data="Exposed lists of the store's test part.",
+    data=Data(Kind.STORED, "Exposed lists of the store's test part."),
     settings=replace(LogsSettings(), train=TrainConfig(steps=720, batch=128, chunk=30, checkpoint_every=720)),
     smoke={"train.steps": 20, "train.chunk": 10, "train.batch": 32, "tune.trials": 1},
     rows=(Row("three_tower", "three towers, impressions alone", {"system": "three_tower"}), *SYSTEM_ROWS),

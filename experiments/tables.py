@@ -162,7 +162,7 @@ def _facts(experiment: Experiment, records: Sequence[Record], rows: Sequence[Tab
     facts += [f"Fewer seeds: {', '.join(fewer)}."] if fewer else []
     facts += [f"Not run: {', '.join(absent)}."] if absent else []
     facts += dict.fromkeys(str(told) for r in records if (told := r.result.get("data")))
-    return (*facts, experiment.data)
+    return (*facts, experiment.data.sentence)
 
 
 def _tuning(trained: Sequence[Record]) -> list[str]:
@@ -212,7 +212,7 @@ def to_markdown(table: Table) -> str:
             (row.row, [_marked(c, c.difference_text()) for c in row.cells if not c.column.cost])
             for row in table.compared
         ]
-        parts += [f"## {table.difference_title}", _pipes(headers, rows), table.experiment.data]
+        parts += [f"## {table.difference_title}", _pipes(headers, rows), table.experiment.data.sentence]
     return "\n\n".join(parts) + "\n"
 
 

@@ -4,10 +4,10 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.experiment import Claim, Column, Experiment, Row
+from experiments.experiment import Claim, Column, Data, Experiment, Kind, Row
 from hccp_jax import config
 
-DATA = "Simulated: every request is drawn from the simulated world."
+DATA = Data(Kind.SIMULATED, "Simulated: every request is drawn from the simulated world.")
 
 
 @dataclass(frozen=True)

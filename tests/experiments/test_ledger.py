@@ -7,10 +7,11 @@ import re
 
 import pytest
 from rich.console import Console
-from written_run import DATA, claim, experiment, write_run
+from written_run import claim, experiment, write_run
 
 from experiments import ledger_files, report
 from experiments.claims import Record
+from experiments.experiment import Data, Kind
 from experiments.ledger import paper_of, read_ledger
 from experiments.provenance import kind_of_data, provenance_of
 from hccp_jax.errors import UserError
@@ -123,20 +124,18 @@ def test_the_paper_of_a_claim(name, source, expected):
 
 
 @pytest.mark.parametrize(
-    ("data", "told", "kind"),
+    ("declared", "told", "kind"),
     [
-        (DATA, "", "simulated"),
-        ("Real logs; the unexposed stages come from a simulated cascade.", "", "real with simulated stages"),
-        ("Real sequences, and nothing is simulated.", "Data: Books.", "real"),
-        ("Drawn vectors; nothing is trained and no data is read.", "", "computed"),
-        ("Exposed lists of the store's test part.", "", "as the store says"),
-        ("Exposed lists of the store's test part.", "Data: Ads; simulated: the stages.", "real with simulated stages"),
-        ("Exposed lists of the store's test part.", "Data: Ads.", "real"),
+        (Kind.SIMULATED, "", Kind.SIMULATED),
+        (Kind.STAGED, "Data: Ads.", Kind.STAGED),
+        (Kind.STORED, "", Kind.STORED),
+        (Kind.STORED, "Data: Ads; simulated: the stages.", Kind.STAGED),
+        (Kind.STORED, "Data: Ads.", Kind.REAL),
     ],
 )
-def test_the_kind_of_data(tmp_path, data, told, kind):
+def test_a_store_says_what_its_data_are_and_all_else_is_declared(tmp_path, declared, told, kind):
     records = [Record("base", 0, {}, {"data": told}, tmp_path)] if told else []
-    assert kind_of_data(experiment(data=data), records) == kind
+    assert kind_of_data(experiment(data=Data(declared, "What it is.")), records) == kind
 
 
 @pytest.fixture(scope="module")

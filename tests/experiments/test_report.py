@@ -12,10 +12,10 @@ import written_run
 from rich.console import Console
 
 from experiments import report
-from experiments.experiment import Claim, Column, Experiment, Row
+from experiments.experiment import Claim, Column, Data, Experiment, Kind, Row
 from hccp_jax.errors import UserError
 
-DATA = "Simulated: every request is drawn from the simulated world."
+DATA = Data(Kind.SIMULATED, "Simulated: every request is drawn from the simulated world.")
 COMMAND = "python launch.py --experiment=demo --seeds=3 --out='runs/<demo>'"
 
 
@@ -104,7 +104,7 @@ def test_write_all_leaves_the_promised_files_and_nothing_else(out_dir):
         *("table.md", "table.csv", "table.tex", "claims.json", "command.txt", "figures", "report.html")
     }
     assert [path.name for path in (out_dir / "figures").iterdir()] == ["hit_rate_curves.png"]
-    assert DATA in (out_dir / "table.md").read_text()
+    assert DATA.sentence in (out_dir / "table.md").read_text()
     assert len((out_dir / "table.csv").read_text().splitlines()) == 1 + len(ROWS) * 2
 
 
@@ -149,7 +149,7 @@ def test_the_page_escapes_what_it_is_given(out_dir):
 
 def test_the_page_says_what_the_data_are_and_what_was_decided(out_dir):
     page, _ = write(out_dir)
-    assert page.count(DATA) == 4  # at the top, under both tables and under the figure
+    assert page.count(DATA.sentence) == 4  # at the top, under both tables and under the figure
     for word in ("supported", "not supported", "inconclusive"):
         assert f'{word.replace(" ", "_")}">{word}</span>' in page
     assert "3 seeds; five are needed to call it reproduced" in page

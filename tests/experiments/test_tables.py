@@ -10,11 +10,11 @@ import pytest
 from rich.console import Console
 
 from experiments.claims import Record
-from experiments.experiment import Column, Experiment, Row
+from experiments.experiment import Column, Data, Experiment, Kind, Row
 from experiments.tables import CSV_HEADER, build_table, to_csv, to_markdown, to_terminal
 
 T2 = 4.302652729911275  # Student's t, 97.5 %, 2 degrees of freedom
-DATA = "Simulated: every request is drawn from the simulated world."
+DATA = Data(Kind.SIMULATED, "Simulated: every request is drawn from the simulated world.")
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def test_facts_name_paper_head_epochs_seeds_and_data():
         "Served head: click (Base, Good|er); fused (Fused).",
         "Epochs: 0.64.",
         "Seeds: 3 (0, 1, 2).",
-        DATA,
+        DATA.sentence,
     )
 
 
@@ -142,7 +142,7 @@ def test_markdown():
     assert "| Good\\|er | **61.0 ±27.3** | 0.7000 ±0.0248 |" in lines
     assert "| *Truth* | 97.0 ±0.0 | – |" in lines
     assert "| Fused | +0.3 [-3.5, +4.1] | +0.0100 [-0.0148, +0.0348] |" in lines
-    assert text.count(DATA) == 2  # under each of the two tables
+    assert text.count(DATA.sentence) == 2  # under each of the two tables
 
 
 def test_csv_is_long_and_unscaled():
@@ -167,7 +167,7 @@ def test_terminal():
     text = printed(build_table(experiment(), records()))
     assert "61.0 ±27.3*" in text
     assert "Served head: click" in text
-    assert DATA in text.replace("\n", " ")
+    assert DATA.sentence in text.replace("\n", " ")
 
 
 def test_a_table_wider_than_the_console_goes_on_below():
