@@ -8,8 +8,8 @@ STORE holds sequences of one of the sources comirec, userbehavior or amazon_book
 `croloss_table4`, `croloss_figure3`, `croloss_figure4` and `croloss_figure5` are views of these runs, with the claims:
 with the same settings they take what is finished beside their --out and train the rest.
 
-The protocol is the paper's (4.1), and a row keeps the step that is best by recall@100 of the validation users; see
-`experiments.croloss_run`. The step size is the one that the paper prints; it is not tuned a row.
+The protocol is the paper's (4.1) and its released code's: a row keeps the step that is best by recall@100 of the
+validation users; see `experiments.croloss_run`. The step size is the one that the paper prints; it is not tuned a row.
 """
 
 from experiments import (

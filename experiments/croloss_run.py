@@ -1,9 +1,10 @@
 """Trains CROLoss's rows on real sequences and evaluates them: what its Tables 2-4 and Figures 3-5 share.
 
-The protocol is the paper's (4.1): a training sample is a random user and position, ten uniform negatives a sample are
-shared in the batch, and held-out users are asked for the last 20 % of their sequence among all items. Rows share one
-network and, where they differ in alpha only, one program. A row keeps the step that is best by recall@100 of the
-validation users. The step size is the one that the paper prints; it is not tuned a row.
+The protocol is the paper's (4.1): a training sample is a random user and position, and ten uniform negatives a sample
+are shared in the batch. Where the paper is silent it is that of its released code: held-out users are asked for the
+last 20 % of their sequence among all items, recall is a mean over users, and a row keeps the step that is best by
+recall@100 of the validation users. Rows share one network and, where they differ in alpha only, one program. The step
+size is the one that the paper prints; it is not tuned a row.
 """
 
 from collections.abc import Callable, Sequence

@@ -12,8 +12,8 @@ The order is claimed at each N that the paper prints, and where its own numbers 
 Lambda method at N = 50, both on Books) the exception is claimed. What counts is 0.3 points. The Lambda method's lead on
 Books is 0.04 to 0.18 points, so a lead of the printed size would not be supported; on Taobao it is 0.5 to 1.4.
 
-Not reproducible: the paper's numbers themselves, where STORE is another corpus; early stopping after ten evaluations
-without gain (here a fixed number of steps, of which the best by validation is kept).
+Not reproducible: the paper's numbers themselves, where STORE is another corpus; the released code's early stopping
+after ten evaluations without gain (here a fixed number of steps, of which the best by validation is kept).
 """
 
 from experiments.croloss_printed import CUTOFFS

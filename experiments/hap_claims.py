@@ -134,14 +134,24 @@ def _logits() -> list[Claim]:
         )
         for group in GROUPS[2:]
     ]
-    kept = Claim(
+    kept = [
+        Claim(
+            f"HAP-2.{NAMES[group]} not raised",
+            SOURCE,
+            f"They do so without raising the mean logit of {NAMES[group]} (that it falls, too, is tested).",
+            smallest_effect=0.0,
+            terms=_over("mixed", f"logit/{group}", "grouped"),
+        )
+        for group in GROUPS[:2]
+    ]
+    traded = Claim(
         "HAP-2.not at the price of EN",
         SOURCE,
-        "They lower GN by more than they raise EN.",
+        "They lower GN by more than they raise EN, if they raise it.",
         smallest_effect=0.05,
         terms=(*_over("mixed", "logit/pool", "grouped"), *_over("mixed", "logit/exposed", "grouped")),
     )
-    return [*rising, *lower, kept]
+    return [*rising, *lower, *kept, traded]
 
 
 def _buckets() -> list[Claim]:

@@ -53,7 +53,8 @@ def _tail_over_head(rate: str, text: str) -> Claim:
         for octile in octiles:
             metric = f"online/{rate}/octile{octile}"
             terms += [(sign / len(octiles), "hccp", metric), (-sign / len(octiles), "base", metric)]
-    return Claim(f"HCCP-15.{rate}", SOURCE, text, terms=tuple(terms), smallest_effect=0.001)
+    paper = SOURCE if rate == "CVR" else "ours: the text has it of CVR only"
+    return Claim(f"HCCP-15.{rate}", paper, text, terms=tuple(terms), smallest_effect=0.001)
 
 
 EXPERIMENT = replace(

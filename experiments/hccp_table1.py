@@ -9,8 +9,10 @@ Five seeds in each of three worlds, one pass over fresh requests, each row tuned
 views of the same runs.
 
 The paper's data are private (JD, billions of clicked requests) and its table prints differences to Base in points; they
-stand beside ours. What is tested is the order of the rows. Not reproducible: the absolute values, K = 2000 (here a
-request has about 1,800 candidates, of which 150 are ranked), the diversity task, whose label the paper does not define.
+stand beside ours. What is tested is the order of the rows. Towers are cosine-normalised (ours), so that v = |u||i| of
+Eq 5 is 1 and the margin cannot be bought with long vectors; rows with free dot products, Eq 5 as printed, are in
+`hccp_ladder`. Not reproducible: the absolute values, K = 2000 (here a request has about 1,800 candidates, of which 150
+are ranked), the diversity task, whose label the paper does not define.
 """
 
 import itertools

@@ -10,9 +10,10 @@ sample: COPR-style's is off in the count, of which one request is seen once, wit
 Ours has absolute sizes of a research model, so lifts over Base stand beside the paper's. All rows of HCCP share one
 program, heads that a row does not train among them: parameters and operations of Base and HCCP are equal by
 construction, which says no more than that nothing else is hidden in them; COPR-style's relaxation and Rethink's head
-are their own. The time is of one process on a CPU, and differs between runs. Not re-run: HCCP(Point), the same samples
-as separate rows of a table, which has no place in a list-wise log; the paper's complexity F_u(d / r) + F_i(d) has its
-user tower once a request (r there is items a request, not requests as its text says), and here it runs once a list.
+are their own. The time is of one process on a CPU, and differs between runs. HCCP(Point), the same samples as separate
+rows of a table, has no place in a list-wise log and is timed by `experiments.benchmarks.listwise`; the paper's
+complexity F_u(d / r) + F_i(d) has its user tower once a request (r there is items a request, not requests as its text
+says), and here it runs once a list.
 """
 
 from dataclasses import fields, replace

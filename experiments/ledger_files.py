@@ -46,8 +46,8 @@ the effects, at the sizes given.
 """
 HEADER = ("id", "stated in", "statement", "verdict", "effect [95 %]", "by world", "p (Holm)", "seeds x worlds")
 CSV_HEADER = (
-    *("id", "paper", "statement", "measured", "status", "effect", "low", "high", "by_world", "p_holm", "seeds"),
-    *("worlds", "data", "experiment", "run", "commit", "reason"),
+    *("id", "paper", "statement", "measured", "threshold", "status", "effect", "low", "high", "by_world", "p_holm"),
+    *("seeds", "worlds", "data", "experiment", "run", "commit", "reason"),
 )
 
 

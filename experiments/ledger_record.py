@@ -51,6 +51,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "paper": entry.claim.paper,
         "statement": entry.claim.statement,
         "measured": entry.claim.measured,
+        "threshold": entry.claim.threshold,
         "status": entry.status,
         "effect": found.get("effect"),
         "ci95": found.get("ci95"),
@@ -107,8 +108,8 @@ def _run(line: Mapping[str, Any], experiment: Experiment, entries: Sequence[Mapp
 
 
 def _verdict(claim: Claim, found: Mapping[str, Any] | None) -> Verdict:
-    """What a record says of a claim; nothing where the claim was not yet there or was measured otherwise."""
-    if found is None or found["measured"] != claim.measured:
+    """What a record says of a claim; nothing where the claim was not yet there or was decided otherwise."""
+    if found is None or (found["measured"], found["threshold"]) != (claim.measured, claim.threshold):
         return Verdict(claim, INCONCLUSIVE, None, "not among the claims when it was run")
     if found["effect"] is None:
         return Verdict(claim, INCONCLUSIVE, None, found["reason"])

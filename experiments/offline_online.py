@@ -6,8 +6,8 @@ Every system is trained in each of several worlds, measured offline and put into
 seed the systems are ranked by an offline metric and by what they earn online (expected clicks, expected purchases), and
 Spearman's correlation of the two orders is one value; the table gives its mean with a 95 % interval over seeds and
 worlds. T@K, the true expected clicks in the first K, is an oracle that only a simulator has. All systems have their
-defaults and a short training, so that their quality spreads. No paper has published such a comparison; that the
-funnel's ranker decides what an order is worth is what `online_map` shows.
+defaults and a short training, so that their quality spreads. No paper orders its systems by it; that the funnel's
+ranker decides what an order is worth is what `online_map` shows.
 """
 
 from collections.abc import Iterable, Sequence

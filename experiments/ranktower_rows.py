@@ -27,7 +27,7 @@ from hccp_jax.training.config import TrainConfig
 PAPER = "RankTower: A Synergistic Framework for Enhancing Two-Tower Pre-Ranking Model (Credit Karma, 2024)"
 RECALL, NDCG = "lists/recall@100", "lists/ndcg@100"
 SHARES = "ranktower"
-SMALLEST = 0.002  # of recall and NDCG: a third of the smallest step of the paper's Table 2
+SMALLEST = 0.002  # of recall and NDCG: a third of the smallest step of recall in the paper's Table 2
 
 
 def _ranktower(name: str, label: str, **choices: Any) -> Row:

@@ -5,8 +5,9 @@
 
 Three SNR models of one architecture, whose training requests hold different numbers of sampled negatives, which count
 as y = 0 in Eq 3; no distillation and no contrastive loss (the paper: "same network architecture (SNR)"). Of 8, 18 and
-28 negatives about half are Ranking NS and a quarter each Pre-ranking and Matching NS (decision: the paper states no
-split). Click stands for CTR and purchase for ITR; the simulated world has no watch time, so TIME is missing.
+28 negatives 4, 11 and 18 are Ranking NS, 2, 4 and 6 Pre-ranking NS, the rest Matching NS (decision: the paper states no
+split); so their mix shifts with their number, and what `own` lists are made of with it. Click stands for CTR and
+purchase for ITR; the simulated world has no watch time, so TIME is missing.
 
 The paper does not say on what AUC is measured. So it stands here twice: `own` are held-out lists sampled like the row's
 training lists, whose negatives change with the row; `common` are the same lists for all rows, with 25 Ranking, 15

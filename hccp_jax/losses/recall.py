@@ -78,7 +78,7 @@ def croloss(
     negative_where: jax.Array | None = None,
     reduce_fn: ReduceFn = mean_valid,
 ) -> jax.Array:
-    r"""CROLoss (Xie et al., CIKM 2022), Eq 13, 16 and 24, and its Lambda method, Eq 23.
+    r"""CROLoss (Tang et al., CIKM 2022), Eq 13, 16 and 24, and its Lambda method, Eq 23.
 
     .. math::
         \ell = \sum_p W_\alpha(R_\phi(p)), \quad W_\alpha(R) = \frac{1 - R^{1 - \alpha}}{1 - (|I| + 1)^{1 - \alpha}},

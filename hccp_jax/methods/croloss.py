@@ -1,4 +1,4 @@
-"""CROLoss: recall at a chosen cut as the loss of a retrieval model (Xie et al., CIKM 2022), and what it generalises.
+"""CROLoss: recall at a chosen cut as the loss of a retrieval model (Tang et al., CIKM 2022), and what it generalises.
 
 Equation numbers are the paper's. The rows of its Table 2 differ in kernels, which are static, and in alpha.
 """

@@ -50,9 +50,9 @@ class RankTowerLossConfig:
 class RankTowerHyper:
     """The numbers of RankTower; the paper gives none of them."""
 
-    sorting: float = field(1.0, "lambda_1, of the sorting loss (Eq 15)", at_least=0)
-    am_rankmax: float = field(1.0, "lambda_2, of AM-Rankmax (Eq 15)", at_least=0)
-    distillation: float = field(1.0, "lambda_3, of the distillation (Eq 15)", at_least=0)
+    sorting: float = field(1.0, "lambda_2, of the sorting loss (Eq 15)", at_least=0)
+    am_rankmax: float = field(1.0, "lambda_3, of AM-Rankmax (Eq 15)", at_least=0)
+    distillation: float = field(1.0, "lambda_1, of the distillation (Eq 15)", at_least=0)
     sort_temperature: float = field(1.0, "tau of SoftSort on the logits", above=0)
     label_temperature: float = field(0.05, "tau of SoftSort on the labels", above=0)
     margin_zero: float = field(1.0, "alpha, extra margin over items of label 0 (Eq 13)", at_least=0)

@@ -1,6 +1,6 @@
 """The two-tower retrieval model of CROLoss's experiments: the mean of the history, one linear layer, cosine.
 
-CROLoss (Xie et al., CIKM 2022) says two towers, 32 dimensions and S(u, v) = tau <u, v> with the cosine <u, v> and tau
+CROLoss (Tang et al., CIKM 2022) says two towers, 32 dimensions and S(u, v) = tau <u, v> with the cosine <u, v> and tau
 = 10 (4.1). The rest follows its released code: the user vector is a linear layer of the masked mean of the history's
 item embeddings, without a profile; an item vector is the item's row of the same table; both are L2-normalised. The
 model gives the cosine. The factor, called scale here, is a number of the loss and of the served score: it changes no

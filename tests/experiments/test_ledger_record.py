@@ -64,10 +64,13 @@ def test_a_full_run_replaces_the_recorded_one_and_a_smoke_run_does_not(recorded)
 
 def test_a_claim_that_is_measured_otherwise_now_has_no_recorded_verdict(recorded):
     runs, path = recorded
-    changed = replace(DEMO, claims=(replace(DEMO.claims[0], metric="ASH@100"), claim("HCCP-11", "good")))
+    first, second, *_ = DEMO.claims
+    other = (replace(first, metric="ASH@100"), replace(second, smallest_effect=0.4), claim("HCCP-11", "good"))
+    changed = replace(DEMO, claims=other)
     empty = of_runs(runs, [], [], [changed])
     found = with_recorded(empty, path.with_suffix(".json"), [changed])
     assert [(entry.claim.id, entry.status, entry.reason) for entry in found.entries] == [
+        ("HCCP-2.b", "not_run", "not among the claims when it was run"),
         ("HCCP-10", "not_run", "not among the claims when it was run"),
         ("HCCP-11", "not_run", "not among the claims when it was run"),
     ]
