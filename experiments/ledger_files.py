@@ -17,6 +17,7 @@ from experiments.experiment import Experiment
 from experiments.latex import PACKAGES, long_table
 from experiments.ledger import STATUSES, Entry, Ledger, Run
 from experiments.ledger_record import entry_json, to_json, with_recorded
+from experiments.printed_effects import printed_text
 from experiments.provenance import portable
 from experiments.report import by_world_text, chance_text, effect_text, page
 from experiments.tables import MISSING, pipes
@@ -30,7 +31,8 @@ LEGEND = (
     "Supported: the 95 % interval of the paired effect is wholly above 0, its mean is at least the smallest effect "
     "that matters, and it holds after Holm's adjustment over the claims of its family in one run. Not supported: the "
     "interval lies wholly below that smallest effect. Inconclusive: anything else, or too few seeds. Effects are in "
-    "units of the metric. A smoke run decides nothing; a claim that was not run is listed as such."
+    "units of the metric; \"as printed\" is the claim's effect by the numbers of the paper's own table. A smoke run "
+    "decides nothing; a claim that was not run is listed as such."
 )
 PREFACE = """# Results
 
@@ -44,10 +46,13 @@ above: it reads the runs below `runs/` and takes the others from `{record}` as t
 The papers' data are private or larger than what was run here: what is tested is the order of the rows and the signs of
 the effects, at the sizes given.
 """
-HEADER = ("id", "stated in", "statement", "verdict", "effect [95 %]", "by world", "p (Holm)", "seeds x worlds")
+HEADER = (
+    *("id", "stated in", "statement", "verdict", "effect [95 %]", "as printed"),
+    *("by world", "p (Holm)", "seeds x worlds"),
+)
 CSV_HEADER = (
-    *("id", "paper", "statement", "measured", "threshold", "status", "effect", "low", "high", "by_world", "p_holm"),
-    *("seeds", "worlds", "data", "experiment", "run", "commit", "reason"),
+    *("id", "paper", "statement", "measured", "threshold", "status", "effect", "low", "high", "printed_effect"),
+    *("by_world", "p_holm", "seeds", "worlds", "data", "experiment", "run", "commit", "reason"),
 )
 
 
@@ -98,6 +103,8 @@ def to_terminal(ledger: Ledger, console: Console) -> None:
 def told(entry: Entry) -> str:
     """Effect, worlds, seeds, data and run of an entry, in a line."""
     parts = [f"{effect_text(entry.verdict)}"] if entry.verdict else []
+    if entry.verdict and (printed := printed_text(entry.experiment, entry.claim)):
+        parts.append(f"as printed {printed}")
     if entry.verdict and len(entry.verdict.by_world) > 1:
         parts.append(f"by world {by_world_text(entry.verdict)}")
     parts += [f"{entry.seeds} seeds x worlds"] if entry.seeds else []
@@ -143,7 +150,9 @@ def _columns(entry: Entry) -> list[str]:
     chance = MISSING if found is None or found.chance is None else chance_text(found.chance)
     effect = effect_text(found) if found else MISSING
     claim = entry.claim
-    return [claim.id, claim.paper, claim.statement, entry.word, effect, worlds, chance, entry.seeds or MISSING]
+    printed = printed_text(entry.experiment, claim) or MISSING
+    seeds = entry.seeds or MISSING
+    return [claim.id, claim.paper, claim.statement, entry.word, effect, printed, worlds, chance, seeds]
 
 
 def _decided_line(entry: Entry) -> list[str]:
@@ -177,7 +186,7 @@ def to_latex(ledger: Ledger, command: str) -> str:
     groups = []
     for paper, entries in ledger.groups:
         cells = [_columns(entry) for entry in entries]
-        lines = [[c[0], c[2], c[3], c[4], c[7], e.data] for c, e in zip(cells, entries, strict=True)]
+        lines = [[c[0], c[2], c[3], c[4], c[8], e.data] for c, e in zip(cells, entries, strict=True)]
         groups.append((paper, lines))
     commits = sorted({run.provenance.commit for run in ledger.runs if not run.provenance.smoke})
     beginning = [f"% command: {' '.join(command.split())}", f"% commits of the runs: {', '.join(commits) or 'none'}"]

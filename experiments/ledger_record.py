@@ -13,6 +13,7 @@ from typing import Any
 from experiments.claims import INCONCLUSIVE, Verdict
 from experiments.experiment import Claim, Experiment
 from experiments.ledger import Entry, Ledger, Run, of_runs
+from experiments.printed_effects import printed_effect
 from experiments.provenance import Provenance
 from hccp_jax.errors import UserError
 from hccp_jax.evaluation.statistics import Interval
@@ -55,6 +56,7 @@ def entry_json(entry: Entry) -> dict[str, Any]:
         "status": entry.status,
         "effect": found.get("effect"),
         "ci95": found.get("ci95"),
+        "printed_effect": printed_effect(entry.experiment, entry.claim),
         "by_world": found.get("effect_by_world", []),
         "p_holm": found.get("p_holm"),
         "seeds": found.get("seeds", 0),

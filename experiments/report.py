@@ -15,6 +15,7 @@ from experiments.beside_paper import to_markdown as beside_markdown
 from experiments.claims import INCONCLUSIVE, SUPPORTED, Record, Verdict, decide, read_json, read_records
 from experiments.experiment import Experiment
 from experiments.latex import to_latex
+from experiments.printed_effects import printed_text
 from experiments.provenance import (
     COMMAND,
     CONFIGURATION,
@@ -138,6 +139,7 @@ def write_report(
         effect=effect_text,
         by_world=by_world_text,
         chance=chance_text,
+        printed=printed_text,
         beside=beside_paper(table),
         beside_title=TITLE,
         beside_legend=f"{what_is_printed(experiment)} {LEGEND}",

@@ -186,10 +186,11 @@ def test_markdown_and_results_say_what_made_each_run(written):
         ):
             assert part in text
         assert re.search(
-            r"\| HCCP-10 \| .* \| \*\*supported\*\* \| \+0\.\d+ \[.*\] \| .* \| 5 x 3 \| simulated \|", text
+            r"\| HCCP-10 \| .* \| \*\*supported\*\* \| \+0\.\d+ \[.*\] \| \+0\.2000 \| .* \| 5 x 3 \| simulated \|",
+            text,
         )
         widths = [line.count(" | ") for line in text.splitlines() if line.startswith("| ")]
-        assert set(widths) == {6, 9}  # no cell breaks a table
+        assert set(widths) == {6, 10}  # no cell breaks a table
 
 
 def test_csv_and_json_hold_the_same_unscaled_numbers(written):
