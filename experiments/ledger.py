@@ -156,8 +156,14 @@ def read_ledger(out: Path | str, experiments: Sequence[Experiment]) -> Ledger:
 def of_runs(
     out: Path, runs: Sequence[Run], aside: Iterable[tuple[str, str]], experiments: Sequence[Experiment]
 ) -> Ledger:
-    """The ledger that runs make: of each experiment the claims of every full run, else of its smoke runs."""
-    entries = [entry for experiment in experiments for entry in _entries(experiment, runs)]
+    """The ledger that runs make: of each experiment the claims of every full run, else of its smoke runs.
+
+    A claim of an experiment without a run is left out where a run of another experiment, such as a view of its trials,
+    says something of the same claim.
+    """
+    found = [entry for experiment in experiments for entry in _entries(experiment, runs)]
+    told = {(entry.claim.id, entry.claim.measured) for entry in found if entry.run}
+    entries = [entry for entry in found if entry.run or (entry.claim.id, entry.claim.measured) not in told]
     return Ledger(out, tuple(runs), tuple(sorted(entries, key=_place)), tuple(aside))
 
 

@@ -69,6 +69,15 @@ def test_a_smoke_run_decides_nothing_whatever_its_command(tmp_path):
     assert len(found.runs) == 3
 
 
+def test_a_claim_that_a_view_decides_is_not_also_listed_as_not_run(tmp_path):
+    write_run(tmp_path / "view", DEMO)
+    owner = experiment("owner", claims=(*DEMO.claims[:2], claim("HCCP-11", "good")))
+    found = read_ledger(tmp_path, [owner, DEMO])
+    assert [(entry.claim.id, entry.status) for entry in found.entries if entry.experiment is owner] == [
+        ("HCCP-11", "not_run")
+    ]
+
+
 def test_two_full_runs_stand_side_by_side_with_what_was_changed(tmp_path):
     write_run(tmp_path / "one", DEMO)
     write_run(tmp_path / "two", DEMO, steps=800, good=0.1)
@@ -246,7 +255,11 @@ def test_launch_lists_every_claim_of_every_experiment(tmp_path, capsys):
     assert launch_main(["--claims", f"--out={tmp_path}", f"--results={tmp_path / 'R.md'}"]) == 0
     printed = capsys.readouterr().out
     told = json.loads((tmp_path / "ledger.json").read_text())
-    assert len(told["claims"]) == sum(len(_load(name).claims) for name in EXPERIMENTS)
+    known = {(made.id, made.measured, name) for name in EXPERIMENTS for made in _load(name).claims}
+    listed = {(entry["id"], entry["measured"], entry["experiment"]) for entry in told["claims"]}
+    assert listed <= known
+    own = {(entry["id"], entry["measured"]) for entry in told["claims"] if entry["run"] == "quick"}
+    assert {key for key in known if key[:2] not in own} <= listed  # no other claim is left out
     decided = {entry["id"]: entry["status"] for entry in told["claims"] if entry["run"] == "quick"}
     assert decided == {quickstart.claims[0].id: "supported", quickstart.claims[1].id: "not_run"}
     assert "  supported  HCCP-2a" in printed
