@@ -208,11 +208,11 @@ def _large(claim: Claim, interval: Interval) -> tuple[str, float]:
 def _small(claim: Claim, interval: Interval) -> tuple[str, float]:
     """Whether an effect is of no importance: its interval within the claim's bounds (two one-sided tests)."""
     low, high = interval.low or 0.0, interval.high or 0.0
-    against = [interval.chance(bound) for bound in (-claim.within, claim.within)]
+    chance = max(interval.chance(bound) for bound in (-claim.within, claim.within))  # against the nearer bound
     if -claim.within < low and high < claim.within:
-        return SUPPORTED, max(against)
+        return SUPPORTED, chance
     outside = high < -claim.within or low > claim.within
-    return (NOT_SUPPORTED if outside else INCONCLUSIVE), min(against)
+    return (NOT_SUPPORTED if outside else INCONCLUSIVE), chance
 
 
 def _mean(values: Sequence[float]) -> float:

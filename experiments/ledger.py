@@ -247,6 +247,8 @@ def _decided(run: Run, verdict: Verdict) -> Entry:
 
 def paper_of(claim: Claim) -> str:
     """Which paper a claim is of: by its id, else by where it is stated; what no paper states is ours."""
+    if claim.paper.startswith("ours"):
+        return OURS
     for word in (claim.id.partition("-")[0], claim.paper.partition(" ")[0]):
         name = SHORT.get(word, word)
         if name in PAPERS:

@@ -52,6 +52,7 @@ class DaysConfig:
         0.5, "share of the click counts behind the popular channel that stays overnight", at_least=0, at_most=1
     )
     online: int = field(512, "requests of the simulated online test after each day", at_least=1)
+    open: bool = field(False, "train on the logs of the world's own pre-ranker, without drift: days without the loop")
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ class Loop:
         self.program = Program(self.method, featurise, Placement("single"), training.tables, training.members)
         found = Online(self.start, config, online_set(self.start, config, fresh.frequency, settings.loop.online)).octile
         self.octile = np.where(found < 0, OCTILES - 1, found).astype(np.int8)  # nobody's candidate: as rare as any
-        self.own_log = cache(lambda seed: self.log(self.start, seed, 0))  # day 0, the same for all arms
+        # of the world's own pre-ranker: day 0 of all arms, and every day of those without the loop
+        self.own_log = cache(lambda seed, day: self.log(self.start, seed, day))
 
     @property
     def tail(self) -> np.ndarray:
@@ -199,13 +201,16 @@ class Loop:
         last: dict[str, float] = {}
         by_request: dict[str, np.ndarray] = {}
         for day in range(loop.days + 1):
-            log = self.log(world, trial.seed, day, arm) if day else self.own_log(trial.seed)
+            log = self.log(world, trial.seed, day, arm) if day else self.own_log(trial.seed, 0)
             last = {
                 name.removeprefix("day/"): value
                 for name, value in day_metrics(log, world, self.start, config, self.tail).items()
             }
-            clicks = loop.memory * clicks + clicks_per_item(log, config.items + 1)
-            world = _drifted(self.start, config, clicks, loop.weight)
+            if trial.settings.loop.open:
+                log = self.own_log(trial.seed, day)  # what it has served is measured, and no more
+            else:
+                clicks = loop.memory * clicks + clicks_per_item(log, config.items + 1)
+                world = _drifted(self.start, config, clicks, loop.weight)
             online = self.online(world)
             if trial.row.reference:
                 scores = online.logging_scores()

@@ -109,7 +109,7 @@ def _source(context: Context, settings: SimulatedSettings, world: World, seeds: 
     fresh = fresh_source(world, settings.world, settings.sampling, train.batch, len(seeds), train.chunk_steps, devices)
     if requests := settings.log.size(train.steps * train.batch):
         directory = context.trials[0].directory.parent.parent / "log" if settings.log.on_disk else None
-        fresh = logged_source(train.batch, requests, fresh, directory)
+        fresh = logged_source(train.batch, requests, fresh, seeds, directory)
     spec, catalogue = hashed(fresh.spec, fresh.catalogue, train.tables.item_rows, train.tables.user_rows)
     return replace(fresh, spec=spec, catalogue=catalogue)
 

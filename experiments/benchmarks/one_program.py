@@ -54,7 +54,8 @@ def train_members(first: int, count: int, folder: Path) -> None:
     from experiments.quickstart import EXPERIMENT, SMOKE
     from hccp_jax import config
     from hccp_jax.cascade.logs import open_world
-    from hccp_jax.cascade.source import fresh_source, logged_source
+    from hccp_jax.cascade.source import fresh_source, recorded_log
+    from hccp_jax.data.source import log_source
     from hccp_jax.methods.hccp import Layout, hccp
     from hccp_jax.training.config import Member
     from hccp_jax.training.loop import train
@@ -64,7 +65,8 @@ def train_members(first: int, count: int, folder: Path) -> None:
     length = replace(settings.train, steps=STEPS, batch=BATCH, chunk=25, checkpoint_every=200)
     world = open_world(settings.world)
     fresh = fresh_source(world, settings.world, settings.sampling, BATCH, 1, 1)
-    source = logged_source(BATCH, REQUESTS, fresh)
+    log = recorded_log(BATCH, REQUESTS, fresh, 0)
+    source = log_source(fresh.spec, fresh.catalogue, fresh.featurise, log, BATCH, fresh.frequency)
     layout = Layout(settings.world.exposed, settings.sampling.sequence)
     method = hccp(source.spec, settings.model, settings.negatives, layout)
     members = [Member(f"seed {seed}", settings.hyper, seed, folder / str(seed)) for seed in range(first, first + count)]

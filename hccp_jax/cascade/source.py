@@ -14,7 +14,7 @@ from hccp_jax.cascade import logs
 from hccp_jax.cascade.world import World, WorldConfig
 from hccp_jax.data.catalogue import Catalogue, attach, with_frequency
 from hccp_jax.data.requests import RequestBatch, Stage
-from hccp_jax.data.source import Source, log_source
+from hccp_jax.data.source import Source, reuse
 from hccp_jax.data.store import open_store
 from hccp_jax.data.store_writer import write_log
 
@@ -101,7 +101,9 @@ def fresh_source(
     for first in range(0, -(-config.frequency_requests // size), seeds * steps):
         pairs = [(logs.STREAMS["frequency"], first + step) for step in range(seeds * steps)]
         batch = _batches(world, config, samples, pairs, size, devices)
-        counts += impressions(batch, config.items + 1)
+        left = config.frequency_requests - first * size  # as many as asked, however large a chunk is
+        counted = jax.tree.map(lambda leaf, left=left: leaf.reshape(-1, *leaf.shape[2:])[:left], batch)
+        counts += impressions(counted, config.items + 1)
     spec = logs.feature_spec(config)
     return Source(spec, with_frequency(logs.catalogue(world, config), counts), featurise, chunk, None, counts)
 
@@ -112,17 +114,23 @@ def impressions(batch: RequestBatch, rows: int) -> np.ndarray:
     return np.bincount(shown, minlength=rows).astype(np.float32)
 
 
-def logged_source(size: int, requests: int, fresh: Source, directory: Path | None = None) -> Source:
-    """A log of `requests` requests that is reused epoch after epoch, in a keyed order.
-
-    Every seed sees the same log, written once from the stream of seed 0; into a folder and read from there where one is
-    given.
-    """
+def recorded_log(size: int, requests: int, fresh: Source, seed: int, directory: Path | None = None) -> RequestBatch:
+    """The first `requests` requests of a seed's stream as NumPy, written once into a folder where one is given."""
     steps = range(-(-requests // size))
-    parts = (jax.tree.map(lambda leaf: leaf[0, 0], fresh.chunk([0], step, 1)) for step in steps)
-    if directory is not None:
-        write_log(directory, requests, parts)
-        log = open_store(directory)["log"].requests()
-    else:
-        log = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:requests], *parts)
-    return log_source(fresh.spec, fresh.catalogue, fresh.featurise, log, size, fresh.frequency)
+    parts = (jax.tree.map(lambda leaf: leaf[0, 0], fresh.chunk([seed], step, 1)) for step in steps)
+    if directory is None:
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:requests], *parts)
+    write_log(directory, requests, parts)
+    return open_store(directory)["log"].requests()
+
+
+def logged_source(
+    size: int, requests: int, fresh: Source, seeds: Sequence[int], directory: Path | None = None
+) -> Source:
+    """Logs of `requests` requests that are reused epoch after epoch, in a keyed order.
+
+    Every seed has a log of its own, so that what differs between seeds is what differs with fresh requests, too. They
+    are in memory, or in a folder each of `directory`.
+    """
+    logs_of = {seed: recorded_log(size, requests, fresh, seed, directory and directory / str(seed)) for seed in seeds}
+    return reuse(fresh, logs_of, size)

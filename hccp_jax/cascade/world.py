@@ -48,7 +48,7 @@ class WorldConfig:
     purchase_bias: float = field(-1.6, "logit of a purchase, given a click")
     elsewhere: float = field(0.45, "chance that a candidate is also seen in another scenario", at_least=0, at_most=1)
     observe_popularity: bool = field(False, "show popularity to the models (worsens the tail)")
-    frequency_requests: int = field(4096, "logged requests whose impressions give the item frequencies", at_least=1)
+    frequency_requests: int = field(16_000, "logged requests whose impressions give the item frequencies", at_least=1)
 
 
 @struct.dataclass

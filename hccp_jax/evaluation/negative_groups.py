@@ -2,7 +2,8 @@
 
 HAP (Tong et al., WWW 2026) says that hard and easy negatives pull on a light model with forces more than ten times
 apart, in directions that disagree, and that logits rise with difficulty. `group_losses` is what those forces are
-measured on, with `training.gradients`. All groups share the positives, as the boxes of the public figure do.
+measured on, with `training.gradients`. Under InfoNCE all groups share the positives, as the boxes of the public
+figure do.
 """
 
 import jax
@@ -30,7 +31,8 @@ def group_losses(logits: jax.Array, positive: jax.Array, groups: jax.Array, temp
 
     Returns:
         [2, G] float32 in the order of `LOSSES`: InfoNCE as the mean over the positives of a list, then over the lists
-        that have one; cross entropy as the mean over all positives and negatives of the group. 0 where there are none.
+        that have one; cross entropy as the mean over the negatives of the group, without the positives, whose pull is
+        the same for all groups and would be told apart by the groups' sizes alone. 0 where there are none.
 
     >>> positive, group = jnp.array([[True, False]]), jnp.array([[[False, True]]])
     >>> print(group_losses(jnp.zeros((1, 2)), positive, group, 1.0).round(4).ravel())  # log 2 both
@@ -48,9 +50,8 @@ def group_losses(logits: jax.Array, positive: jax.Array, groups: jax.Array, temp
         reduce_fn=no_reduction,
     )
     lists = jnp.maximum(jnp.sum(jnp.any(positive, axis=-1)), 1)
-    used = shared | groups
-    cross = binary_cross_entropy(every, shared.astype(jnp.float32), where=used, reduce_fn=no_reduction)
-    slots = jnp.maximum(jnp.sum(used, axis=(-2, -1)), 1)
+    cross = binary_cross_entropy(every, jnp.zeros(shape), where=groups, reduce_fn=no_reduction)
+    slots = jnp.maximum(jnp.sum(groups, axis=(-2, -1)), 1)
     return jnp.stack([jnp.sum(contrast, axis=-1) / lists, jnp.sum(cross, axis=-1) / slots])
 
 

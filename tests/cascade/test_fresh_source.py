@@ -94,28 +94,43 @@ def test_more_requests_than_a_chunk_still_count(monkeypatch, small_world, chunk)
     made = fresh_source(world, dataclasses.replace(config, frequency_requests=150), samples, 32, 1, 2)
     assert [step for _, step in asked] == list(range(6))  # 150 requests are five steps, asked for in whole chunks
     assert {stream for stream, _ in asked} == {logs.STREAMS["frequency"]}
-    assert made.frequency.sum() == 3 * 2 * 32 * 10
+    assert made.frequency.sum() == 150 * 10  # and not a request more
+
+
+def test_the_frequency_does_not_depend_on_who_else_trains(small_world, fresh):
+    """A tail that changes with the number of seeds in a process would make a number differ tomorrow."""
+    for seeds, steps in ((1, 1), (3, 2), (5, 4)):
+        made = fresh_source(*small_world, 32, seeds, steps)
+        np.testing.assert_array_equal(made.frequency, fresh.frequency)
 
 
 def test_a_logged_source_reuses_its_requests_once_an_epoch(fresh, chunk):
-    """A log of 50 requests from steps of 32, in batches of 32: epochs straddle batches."""
+    """Logs of 50 requests from steps of 32, in batches of 32: epochs straddle batches; every seed has its own."""
     asked = []
 
     def two_steps(seeds, first, count):
         asked.append((list(seeds), first, count))
-        return row(chunk, slice(0, 1), slice(first, first + 1))
+        place = [0, 7].index(seeds[0])
+        return row(chunk, slice(place, place + 1), slice(first, first + 1))
 
-    log = logged_source(32, 50, dataclasses.replace(fresh, chunk=two_steps))
-    assert asked == [([0], 0, 1), ([0], 1, 1)]
+    log = logged_source(32, 50, dataclasses.replace(fresh, chunk=two_steps), [0, 7])
+    assert asked == [([0], 0, 1), ([0], 1, 1), ([7], 0, 1), ([7], 1, 1)]
     assert log.epoch_steps == 50 / 32
     assert log.epochs(25) == 16
-    stored = np.concatenate([chunk.user["request"][0, 0], chunk.user["request"][0, 1]])[:50]
+    requests = chunk.user["request"]
+    stored = [np.concatenate([requests[place, 0], requests[place, 1]])[:50] for place in range(2)]
     got = log.chunk([0, 7], 0, 25).user["request"].reshape(2, 16, 50)
-    np.testing.assert_array_equal(np.sort(got, axis=-1), np.broadcast_to(np.sort(stored), got.shape))
-    np.testing.assert_array_equal(log.chunk([7], 3, 1).user["request"][0, 0], stored[rows_at(7, 3, 32, 50)])
+    for place in range(2):
+        np.testing.assert_array_equal(np.sort(got[place]), np.broadcast_to(np.sort(stored[place]), (16, 50)))
+    np.testing.assert_array_equal(log.chunk([7], 3, 1).user["request"][0, 0], stored[1][rows_at(7, 3, 32, 50)])
     assert log.spec == fresh.spec
     assert log.catalogue is fresh.catalogue
     assert log.frequency is fresh.frequency
+
+
+def test_seeds_do_not_share_a_reused_log(fresh):
+    shown = logged_source(32, 50, fresh, [0, 1]).chunk([0, 1], 0, 2).items["id"]
+    assert not np.array_equal(np.sort(shown[0], axis=None), np.sort(shown[1], axis=None))
 
 
 @pytest.mark.parametrize("clicked_only", [pytest.param(False, marks=pytest.mark.slow), True])
@@ -128,7 +143,8 @@ def test_the_parts_of_a_step_are_the_step(small_world, clicked_only):
 
 
 def test_a_log_on_disk_is_the_log_in_memory(tmp_path, fresh):
-    inside, outside = logged_source(32, 50, fresh), logged_source(32, 50, fresh, tmp_path / "log")
+    folder, seeds = tmp_path / "log", [0, 7]
+    inside, outside = logged_source(32, 50, fresh, seeds), logged_source(32, 50, fresh, seeds, folder)
     same(outside.chunk([0, 7], 2, 3), inside.chunk([0, 7], 2, 3))
     unasked = dataclasses.replace(fresh, chunk=None)  # what is on disk is not made again
-    same(logged_source(32, 50, unasked, tmp_path / "log").chunk([1], 0, 1), inside.chunk([1], 0, 1))
+    same(logged_source(32, 50, unasked, [7], folder).chunk([7], 0, 1), inside.chunk([7], 0, 1))

@@ -21,7 +21,7 @@ from experiments.engines import choice, leash, local, workers
 from experiments.engines.jobs import Job, jobs
 from experiments.engines.printed import print_jobs
 from experiments.engines.waiting import Waiting
-from experiments.experiment import Experiment, Row
+from experiments.experiment import Data, Experiment, Kind, Row
 from experiments.flags import launcher_flags, parse, settings_flags
 from experiments.trials import Trial
 from hccp_jax.config import field
@@ -50,7 +50,9 @@ ROWS = (
     *(Row("a", "A"), Row("b", "B", {"hyper.margin": 0.0}), Row("wide", "Wide", {"width": 8})),
     Row("truth", "Truth", reference=True),
 )
-EXPERIMENT = Experiment("demo", "Demo", "P", "T", 1, "Simulated: x.", Settings(), {}, ROWS, (), (), 2, print)
+EXPERIMENT = Experiment(
+    "demo", "Demo", "P", "T", 1, Data(Kind.SIMULATED, "It is."), Settings(), {}, ROWS, (), (), 2, print
+)
 
 
 TIMES = ("p50_ms", "p99_ms", "train_requests_per_second")

@@ -9,7 +9,7 @@ import pytest
 
 from experiments import figures
 from experiments.claims import Record
-from experiments.experiment import Experiment, Row
+from experiments.experiment import Data, Experiment, Kind, Row
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ ROWS = (
 CUTOFFS = [1, 10, 100]
 
 
-def experiment(data="Simulated: drawn from the simulated world."):
+def experiment(kind=Kind.SIMULATED):
+    data = Data(kind, "What it is.")
     return Experiment("demo", "Demo", "A. Author", "Table 1", 1, data, Settings(), {}, ROWS, (), (), 3, print)
 
 
@@ -82,7 +83,7 @@ def test_octiles_have_two_hit_rates_and_the_tail_share(records):
 def test_titles_say_simulated_only_of_simulated_data(records):
     for make in (figures.hit_rate_curves, figures.training_curves, figures.octiles):
         assert "simulated" in make(experiment(), records).get_suptitle()
-        assert "simulated" not in make(experiment("Real: logged by a service."), records).get_suptitle()
+        assert "simulated" not in make(experiment(Kind.REAL), records).get_suptitle()
 
 
 def test_null_values_and_rows_without_data_are_left_out(records):

@@ -122,7 +122,8 @@ def test_the_directory_may_be_a_run_itself(tmp_path):
 @pytest.mark.parametrize(
     ("name", "source", "expected"),
     [
-        ("HCCP-12", "ours, simulated", "HCCP"),
+        ("HCCP-12", "ours, simulated", "Ours"),
+        ("HCCP-12", "HCCP 4.3", "HCCP"),
         ("RT-1", "x", "RankTower"),
         ("SYS-4", "SDCL Table 3", "SDCL"),
         ("SSB-2", "ours", "Ours"),

@@ -16,6 +16,7 @@ from hccp_jax import config
 from hccp_jax.cascade.logs import clicked_first
 from hccp_jax.errors import UserError
 
+OPEN = ("base_open", "without_up_open", "hccp_open")
 LAST = {"online/clicks", "online/purchases", "online/tail_share", "online/gini", "online/distinct_items"}
 DAY = {"click_rate", "tail_share", "gini", "popular_head", "popular_overlap"}
 
@@ -27,7 +28,7 @@ def known(metric):
 
 def test_rows_claims_and_columns_name_what_is_there():
     names = [row.name for row in EXPERIMENT.rows]
-    assert names == ["logging", "base", "without_up", "without_margin", "hccp", "hccp_fused"]
+    assert names == ["logging", "base", "without_up", "without_margin", "hccp", "hccp_fused", *OPEN]
     assert EXPERIMENT.baseline.name == "base"
     for claim in EXPERIMENT.claims:
         assert all(row in names and known(metric) for _, row, metric in claim.contrast), claim.id
@@ -41,6 +42,40 @@ def test_the_fused_row_differs_in_what_is_served_only():
     click, fused = (config.override(EXPERIMENT.settings, EXPERIMENT.row(n).overrides) for n in ("hccp", "hccp_fused"))
     assert dataclasses.replace(fused.hyper, serve_consistency=0.0) == click.hyper
     assert fused.hyper.serve_consistency == 1
+
+
+def test_a_twin_without_the_loop_differs_in_the_loop_only():
+    for name in OPEN:
+        twin, own = (config.override(EXPERIMENT.settings, EXPERIMENT.row(n).overrides) for n in (name, name[:-5]))
+        assert twin == dataclasses.replace(own, loop=dataclasses.replace(own.loop, open=True))
+
+
+def test_without_the_loop_every_day_has_the_logging_policys_log(monkeypatch, tmp_path):
+    """What an arm serves is measured; what it trains on is another's log, and its world stays as it was."""
+    trained = []
+
+    def live(open_):
+        made = object.__new__(Loop)
+        made.settings = dataclasses.replace(DaysSettings(), loop=DaysConfig(days=2, open=open_))
+        made.start, made.octile, made.method, made.source = "start", None, None, type("S", (), {"catalogue": None})
+        made.log = lambda world, seed, day, arm=None: (world, day, arm and arm[0])
+        made.own_log = lambda seed, day: ("own", day)
+        made.online = lambda world: type("O", (), {"data": world, "measured": lambda self, scores: ({}, {})})()
+        made.trained = lambda trial, log, day, context: trained.append(log) or f"arm{day}"
+        settings = made.settings
+        trial = type("T", (), {"seed": 3, "settings": settings, "row": type("R", (), {"reference": False})})
+        made.live(trial, None)
+
+    monkeypatch.setattr(online_days_run, "day_metrics", lambda *x: {})
+    monkeypatch.setattr(online_days_run, "clicks_per_item", lambda *x: 1.0)
+    monkeypatch.setattr(online_days_run, "_drifted", lambda *x: "drifted")
+    monkeypatch.setattr(online_days_run, "_scores", lambda *x: (None, None))
+    monkeypatch.setattr(Loop, "tail", None)
+    live(False)
+    assert trained == [("own", 0), ("drifted", 1, "arm0"), ("drifted", 2, "arm1")]
+    trained.clear()
+    live(True)
+    assert trained == [("own", 0), ("own", 1), ("own", 2)]
 
 
 def test_days_that_no_stream_holds_are_refused():
@@ -85,7 +120,7 @@ def loop(small_world):
 
 @pytest.mark.slow
 def test_day_0_trains_what_fresh_training_batches_are(loop):
-    log = loop.own_log(3)
+    log = loop.own_log(3, 0)
     assert log.mask.shape[:2] == (2, 64)
     kept, fresh = loop.kept(log), loop.source.chunk([3], 0, 2)
     jax.tree.map(lambda one, other: np.testing.assert_array_equal(one, other[0]), kept, fresh)

@@ -13,7 +13,7 @@ from test_launch import one_line
 
 from experiments import quickstart, sweeps
 from experiments.claims import Record
-from experiments.experiment import Column, Experiment, Row
+from experiments.experiment import Column, Data, Experiment, Kind, Row
 from experiments.sweep_answer import answers, chosen_text, to_markdown
 from experiments.sweep_effects import axis, effects, knobs
 from experiments.sweep_figures import save_sweep, strongest_two
@@ -41,7 +41,19 @@ class Settings:
 ROWS = (Row("base", "Base"), Row("fixed", "Fixed", {"hyper.margin": 0.0}), Row("truth", "Truth", reference=True))
 COLUMNS = (Column("AUC", "AUC"), Column("ms", "ms", percent=False, cost=True))
 EXPERIMENT = Experiment(
-    "demo", "Demo", "A. Author", "T", 1, "Simulated: x.", Settings(), {}, ROWS, COLUMNS, (), 2, print
+    "demo",
+    "Demo",
+    "A. Author",
+    "T",
+    1,
+    Data(Kind.SIMULATED, "Simulated: x."),
+    Settings(),
+    {},
+    ROWS,
+    COLUMNS,
+    (),
+    2,
+    print,
 )
 
 
