@@ -31,8 +31,9 @@ LEGEND = (
     "Supported: the 95 % interval of the paired effect is wholly above 0, its mean is at least the smallest effect "
     "that matters, and it holds after Holm's adjustment over the claims of its family in one run. Not supported: the "
     "interval lies wholly below that smallest effect. Inconclusive: anything else, or too few seeds. Effects are in "
-    "units of the metric; \"as printed\" is the claim's effect by the numbers of the paper's own table. A smoke run "
-    "decides nothing; a claim that was not run is listed as such."
+    "units of the metric; \"as printed\" is the claim's effect by the numbers of the paper's own table. Of one "
+    "simulated world (seeds x 1) an interval is over training seeds that answer the same requests, and says nothing of "
+    "other worlds. A smoke run decides nothing; a claim that was not run is listed as such."
 )
 PREFACE = """# Results
 
