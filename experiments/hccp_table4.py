@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments import hccp_table1
 from experiments.experiment import Claim, Column
@@ -57,9 +58,12 @@ def _lifts(values: dict[str, float]) -> dict[str, float]:
 def _log(world: WorldConfig, sampling: SamplingConfig) -> RequestBatch:
     """Requests with a click, features attached; the teacher is drawn, as only which items it is for matters here."""
     opened = open_world(world)
-    batch = jax.jit(logs.training_batch, static_argnums=(1, 2, 5))(
-        opened, world, sampling, logs.training_stream(0), 0, REQUESTS
+    drawn_from = jax.jit(logs.training_batch, static_argnums=(1, 2, 5))(
+        opened, world, sampling, logs.training_stream(0), 0, 4 * REQUESTS
     )
+    # a small world has many requests without a click, which teach rows without a teacher nothing
+    clicked = np.flatnonzero(np.asarray(drawn_from.labels[logs.TASKS[0]]).any(axis=-1))[:REQUESTS]
+    batch = jax.tree.map(lambda leaf: leaf[clicked], drawn_from)
     drawn = hashing.uniform("teacher of a count", batch.user["request"][:, None], batch.items["id"])
     batch = replace(batch, teacher=dict.fromkeys(logs.TASKS, 0.1 + 0.8 * drawn))
     return featurise(batch, logs.catalogue(opened, world))
