@@ -129,8 +129,16 @@ def beside_the_paper(experiment: Experiment, records: Sequence[Record]) -> Figur
     return figure
 
 
-def table(number: int, title: str, rows: Sequence[Row], **more: Any) -> Experiment:
-    """One of the four tables; `more` are claims, printed numbers, minutes and run."""
+def table(number: int, title: str, rows: Sequence[Row], small: Sequence[str] = (), **more: Any) -> Experiment:
+    """One of the four tables.
+
+    Args:
+        number: of the table.
+        title: what it compares.
+        rows: without references.
+        small: trained rows of a smoke run, as each is a program of its own; empty for all.
+        more: claims, printed numbers, minutes and run.
+    """
     return Experiment(
         name=f"ranktower_table{number}",
         title=f"RankTower Table {number}: {title}, on KuaiRand-Pure with simulated stages",
@@ -139,6 +147,7 @@ def table(number: int, title: str, rows: Sequence[Row], **more: Any) -> Experime
         data=DATA,
         settings=SETTINGS,
         smoke=SMOKE,
+        smoke_rows=(*small, *(row.name for row in REFERENCES)) if small else (),
         rows=(*rows, *REFERENCES),
         columns=COLUMNS,
         seeds=5,

@@ -50,6 +50,7 @@ EXPERIMENT = table(
     1,
     "systems",
     (FULL, *BASELINES, *OWN),
+    ("full", "two_tower", "arf"),
     minutes=40,
     run=run,
     printed=printed(

@@ -17,6 +17,7 @@ EXPERIMENT = table(
     2,
     "sampling",
     (FULL, *SAMPLING),
+    ("full", "without_random", "without_candidates"),
     minutes=15,
     run=run,
     printed=printed(

@@ -19,6 +19,7 @@ EXPERIMENT = table(
     3,
     "ranking losses",
     (FULL, *RANKING),
+    ("full", "sorting", "am_rankmax"),
     minutes=20,
     run=run,
     printed=printed(

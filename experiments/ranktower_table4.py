@@ -17,6 +17,7 @@ EXPERIMENT = table(
     4,
     "distillation losses",
     (FULL, *DISTILLATION),
+    ("full", "weighted_log_loss", "no_distillation"),
     minutes=12,
     run=run,
     printed=printed(
