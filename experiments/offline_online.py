@@ -135,6 +135,7 @@ EXPERIMENT = Experiment(
     ),
     smoke=dict(systems.EXPERIMENT.smoke)
     | {"train.steps": 2, "train.chunk": 1, "tune.trials": 1, "evaluate.online": 64},
+    smoke_rows=(*systems.SMALL, *(row.name for row in DERIVED)),
     rows=(*systems.SYSTEM_ROWS, *DERIVED),
     columns=COLUMNS,
     claims=CLAIMS,

@@ -130,6 +130,11 @@ def run_on(context: Context, ground: SimulatedGround) -> None:
         run_rows(context, ground, trained)
 
 
+SMALL = (  # of a smoke run: one of each kind, as every system is a program of its own
+    *("base", "hccp", "copr", "rethink", "logistic_regression", "two_tower", "cold", "sdcl"),
+    *("croloss_cross_entropy", "croloss_croloss", "hap_mixed", "hap_light", "hap"),
+)
+
 EXPERIMENT = Experiment(
     name="systems",
     title="Every system side by side on a simulated cascade",
@@ -143,6 +148,7 @@ EXPERIMENT = Experiment(
         evaluate=EvaluateConfig(requests=768),
     ),
     smoke=SMOKE | {"train.steps": 10, "train.chunk": 5, "tune.requests": 64, "tune.trials": 2},
+    smoke_rows=(*SMALL, *(row.name for row in REFERENCES)),
     rows=(*SYSTEM_ROWS, *REFERENCES),
     columns=(
         *(Column(f"{name}@{k}", f"{name}@{k}") for name in ("ISH", "ASH") for k in (10, 100, 1000)),
