@@ -375,7 +375,9 @@ def test_workers_share_one_teacher_and_the_tuning_of_a_row(tmp_path):
         assert done.returncode == 0, done.stderr
         lines = [json.loads(line) for line in (tmp_path / name / "results.jsonl").read_text().splitlines()]
         found.append([{k: v for k, v in line["metrics"].items() if k not in TIMES} for line in lines])
-    assert found[0] == found[1]
+    # workers have one device where the launcher has all: sums of float32 are rounded otherwise
+    here = [{k: v if v is None else pytest.approx(v, rel=1e-5) for k, v in metrics.items()} for metrics in found[0]]
+    assert here == found[1]
     logs = [path.read_text() for path in (tmp_path / "workers" / "logs").iterdir()]
     assert len(logs) == 3
     assert sum("the teacher: step 5/10" in log for log in logs) == 1
