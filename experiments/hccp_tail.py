@@ -62,7 +62,7 @@ EXPERIMENT = Experiment(
     title="Remedies for rare items on a simulated cascade",
     paper=PAPER,
     table="Figures 6 and 7, with remedies",
-    minutes=60,
+    minutes=36,
     data=DATA,
     settings=replace(
         SimulatedSettings(),

@@ -61,7 +61,7 @@ PANELS = {
 CAPTION = (
     "Days of serving and retraining on the own log. Day 0 is the world's own log, the same for all arms; the online "
     "test follows each day's training. Line: mean over seeds and worlds; band: 95 % interval. Dashed grey: the world's "
-    "own pre-ranker, never trained."
+    "own pre-ranker, never trained. No loop: trained on its logs, without drift."
 )
 
 

@@ -130,7 +130,7 @@ EXPERIMENT = Experiment(
     title="When cross-stage coordination pays online: twelve simulated funnels",
     paper=PAPER,
     table="no table of the paper: the conditions of its online test",
-    minutes=150,
+    minutes=55,
     data=DATA,
     settings=replace(
         SimulatedSettings(),

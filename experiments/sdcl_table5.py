@@ -1,6 +1,6 @@
 """SDCL Table 5: AUC of each task with 8, 18 and 28 sampled negatives a request, on the simulated cascade.
 
-    python launch.py --experiment=sdcl_table5                 about 30 minutes on two cores
+    python launch.py --experiment=sdcl_table5                 about 18 minutes on two cores
     python launch.py --experiment=sdcl_table5 --smoke
 
 Three SNR models of one architecture, whose training requests hold different numbers of sampled negatives, which count
@@ -81,7 +81,7 @@ EXPERIMENT = Experiment(
     title="SDCL Table 5: the number of sampled negatives on a simulated cascade",
     paper=PAPER,
     table="Table 5",
-    minutes=30,
+    minutes=18,
     data=DATA,
     settings=SHORT,
     smoke=SMALL_LISTS,

@@ -1,6 +1,6 @@
 """SDCL Table 6: AUC of each task with one kind of sampled negatives at a time, on the simulated cascade.
 
-    python launch.py --experiment=sdcl_table6                 about 20 minutes on two cores
+    python launch.py --experiment=sdcl_table6                 about 10 minutes on two cores
     python launch.py --experiment=sdcl_table6 --smoke
 
 As Table 5 (see experiments/sdcl_table5.py), with eleven negatives of one kind a request. The paper concludes from the
@@ -48,7 +48,7 @@ EXPERIMENT = replace(
     name="sdcl_table6",
     title="SDCL Table 6: one kind of sampled negatives at a time on a simulated cascade",
     table="Table 6",
-    minutes=20,
+    minutes=10,
     settings=replace(sdcl_table5.SHORT, sampling=SamplingConfig(sequence=21, preranked=11, pool=11)),
     rows=ROWS,
     columns=(*auc_columns(*KINDS), *sdcl_table5.EXPERIMENT.columns[-2:]),

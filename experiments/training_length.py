@@ -116,7 +116,7 @@ EXPERIMENT = Experiment(
     title="Training length and reuse of the log on a simulated cascade",
     paper=PAPER,
     table="the ablations of Table 1 by training length",
-    minutes=70,
+    minutes=30,
     data=DATA,
     settings=replace(
         SimulatedSettings(),
