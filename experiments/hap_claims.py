@@ -248,7 +248,7 @@ EXPERIMENT = Experiment(
     title="HAP-style: negatives apart and models in series, on a simulated cascade",
     paper=PAPER,
     table="the claims of its abstract and public figure",
-    minutes=45,
+    minutes=20,
     data=DATA,
     settings=replace(
         SystemsSettings(),

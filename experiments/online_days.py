@@ -35,7 +35,7 @@ from experiments.quickstart import PAPER, SMOKE
 from hccp_jax.methods.hccp import ROWS as HCCP_ROWS
 from hccp_jax.training.config import TrainConfig
 
-SOURCE = "HCCP, introduction"
+SOURCE = "HCCP introduction"
 DATA = Data(
     Kind.SIMULATED,
     "Simulated data: users, items, funnel and feedback come from the package's own world, which each arm changes by "
