@@ -1,6 +1,6 @@
 """CROLoss's online test (4.5) as far as a simulation goes: retrieval losses as pre-rankers of the simulated cascade.
 
-    python launch.py --experiment=croloss_online                 an hour on two cores, an estimate
+    python launch.py --experiment=croloss_online                 about 16 minutes on two cores
     python launch.py --experiment=croloss_online --smoke
 
 The paper's test: fourteen days on Alibaba's advertising platform, the two-tower retrieval model trained with CROLoss
