@@ -42,7 +42,7 @@ EXPERIMENT = Experiment(
     title="The ablation ladder of HCCP on a simulated cascade",
     paper=PAPER,
     table="Tables 1 and 3, the rows that are HCCP or its parts",
-    minutes=15,
+    minutes=6,
     data=DATA,
     settings=replace(
         SimulatedSettings(),
