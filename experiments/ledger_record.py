@@ -14,7 +14,7 @@ from experiments.claims import INCONCLUSIVE, Verdict
 from experiments.experiment import Claim, Experiment
 from experiments.ledger import Entry, Ledger, Run, of_runs
 from experiments.printed_effects import printed_effect
-from experiments.provenance import Provenance
+from experiments.provenance import Provenance, portable
 from hccp_jax.errors import UserError
 from hccp_jax.evaluation.statistics import Interval
 
@@ -27,6 +27,7 @@ def to_json(ledger: Ledger) -> str:
             "experiment": run.experiment.name,
             "smoke": run.provenance.smoke,
             **{name.lower(): text for name, text in run.provenance.facts},
+            "command": portable(run.provenance.command),
             "seeds_x_worlds": run.seeds,
             "size": run.size,
             "changed": list(run.provenance.changed),

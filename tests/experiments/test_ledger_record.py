@@ -48,6 +48,12 @@ def test_a_run_that_is_gone_keeps_every_line(recorded):
     assert "HCCP-10" not in (to_json(read_ledger(runs, [OTHER])))  # it stands in the record alone
 
 
+def test_the_record_names_no_folder_of_the_machine_it_was_made_on(tmp_path):
+    write_run(tmp_path / "one", DEMO, command="python launch.py --data_dir=/mnt/logs --store=/mnt/games")
+    told = json.loads(to_json(read_ledger(tmp_path, [DEMO])))
+    assert told["runs"][0]["command"] == "python launch.py --data_dir=DIR --store=STORE"
+
+
 def test_a_full_run_replaces_the_recorded_one_and_a_smoke_run_does_not(recorded):
     runs, path = recorded
     before = path.read_text()
